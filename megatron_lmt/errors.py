@@ -1,0 +1,54 @@
+"""Errors a user can mend, and how a command reports them.
+
+Every message names the value, the place and the fix. Checks collect all problems before raising, so that one run of a
+command shows everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """Wrong input, as opposed to a bug: commands print it without a traceback and exit with code 2.
+
+    Args:
+        problems: one message or several; each names the value, the place and the fix.
+    """
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(UserError):
+    """The run file, or an override, is wrong."""
+
+
+class DataError(UserError):
+    """Text, token files or their manifest are wrong."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written, found or used."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is needed and absent."""
+
+    def __init__(self, package: str, extra: str, purpose: str):
+        super().__init__(f"{purpose} needs the package {package!r}: pip install 'megatron_lmt[{extra}]'")
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and leave the process with its exit code; a `UserError` becomes lines on stderr and code 2."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        if len(error.problems) > 1:
+            print(f"error: {len(error.problems)} problems, nothing was done", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -1,0 +1,238 @@
+"""The run file: one TOML file describes one run.
+
+Strict: an unknown key, a wrong type or an impossible combination is an error, and all of them are reported at once.
+Names are Megatron's, with underscores; units are in the names or written out. Relative paths are taken from `root`,
+and `root` itself from the folder of the run file. `key=value` on the command line overrides a key of the file.
+
+Next on the path of a run: `preflight.py` checks the resolved run against the files it names.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from megatron_lmt.errors import ConfigError
+from megatron_lmt.languages import directions, languages
+from megatron_lmt.toml_config import load_toml, validate
+
+PathField = Annotated[Path, Field(strict=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Common to all sections: no unknown keys, no silent conversion of types, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSection(Section):
+    hf_config: PathField
+    """The model's shape: a Hugging Face config.json, or the folder that holds it."""
+    pretrained_checkpoint: PathField | None = None
+    """Weights to start from: a Hugging Face folder or a megatron_lmt checkpoint. Absent: random weights from `seed`."""
+
+
+class ParallelSection(Section):
+    tensor_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: PositiveInt = 1
+    sequence_parallel: bool = False
+
+    @model_validator(mode="after")
+    def _sequence_parallel_needs_tensor_parallel(self):
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            raise ValueError("sequence_parallel = true needs tensor_model_parallel_size > 1: it splits over those ranks")
+        return self
+
+
+class GroupSection(Section):
+    """One group of the mixture, such as all monolingual text: one source for each language or direction."""
+
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    """Share of this group's samples, relative to the other groups."""
+    path: str
+    """Prefix of the token files with `{language}`, `{direction}`, `{source}` or `{target}` in it, or one plain prefix."""
+    languages: list[str] | Literal["all"] | None = None
+    """One source for each of these codes; `path` contains `{language}`."""
+    directions: list[str] | str | None = None
+    """One source for each of these: a list such as ["en-ky", "ky-en"], or a group ("en-centric", "zh-x", "all" …)."""
+    within: Literal["uniform", "proportional"] = "uniform"
+    """How the group's weight is shared: equally, or in proportion to each source's tokens."""
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value):
+        known = languages()
+        unknown = [code for code in value or [] if code not in known] if value != "all" else []
+        if unknown:
+            raise ValueError(f"unknown language codes {unknown}; the 60 known codes are in megatron_lmt/languages.tsv")
+        return list(known) if value == "all" else value
+
+    @field_validator("directions")
+    @classmethod
+    def _known_directions(cls, value):
+        if value is None:
+            return None
+        try:
+            return directions(value) if isinstance(value, str) else _checked_directions(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _path_fits_members(self):
+        if self.languages and self.directions:
+            raise ValueError("give languages or directions, not both: a group holds one kind of source")
+        placeholders = {"{language}"} if self.languages else {"{direction}", "{source}", "{target}"}
+        members = self.languages or self.directions
+        if members and not any(name in self.path for name in placeholders):
+            raise ValueError(f"path = {self.path!r} names one file for {len(members)} sources: put {placeholders} in it")
+        return self
+
+
+def _checked_directions(names: list[str]) -> list[str]:
+    known = set(directions("all"))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"unknown directions {unknown}: write source-target with an `en` or `zh` side, such as en-ky")
+    return names
+
+
+class DataSection(Section):
+    tokenizer_type: Literal["HuggingFaceTokenizer", "SentencePieceTokenizer"]
+    tokenizer_model: PathField
+    seq_length: PositiveInt
+    """Positions in one sample; whole documents are packed into it, and attention does not cross them."""
+    mixture: dict[str, GroupSection] = Field(min_length=1)
+
+
+class TrainSection(Section):
+    train_iters: PositiveInt | None = None
+    train_samples: PositiveInt | None = None
+    train_tokens: PositiveInt | None = None
+    """The budget, exactly one of the three. One sample is one packed sequence of `seq_length` positions."""
+    micro_batch_size: PositiveInt
+    global_batch_size: PositiveInt
+    """Samples in one optimizer step."""
+    bf16: bool | None = None
+    """bf16 parameters with fp32 main parameters and gradients; false is fp32. Absent: bf16 on GPU, fp32 on CPU."""
+
+    @model_validator(mode="after")
+    def _one_budget(self):
+        given = [n for n in ("train_iters", "train_samples", "train_tokens") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of train_iters, train_samples, train_tokens; given: {given or 'none'}")
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW and its schedule; the defaults are LMT's (arXiv 2511.07003 v2, table 5), clipping and floor as in its peers."""
+
+    lr: float = Field(2e-5, gt=0)
+    min_lr: float = Field(0.0, ge=0)
+    lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    """Share of all iterations, rounded up to whole iterations."""
+    weight_decay: float = Field(0.01, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    clip_grad: float = Field(1.0, ge=0)
+    """Largest global gradient norm; 0 does not clip."""
+
+    @model_validator(mode="after")
+    def _floor_below_peak(self):
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr = {self.min_lr} is above lr = {self.lr}")
+        return self
+
+
+class ValidationSection(Section):
+    eval_interval: PositiveInt
+    """Iterations between two validations; there is always one at the end."""
+    eval_samples: PositiveInt | None = None
+    """At most this many samples of each source. Absent: all of it."""
+    sources: dict[str, str] = Field(min_length=1)
+    """Name to prefix of token files. Each gets its own loss."""
+
+
+class CheckpointSection(Section):
+    save_interval: PositiveInt
+    """Iterations between two checkpoints; there is always one at the end."""
+    keep_last: PositiveInt | None = None
+    """Keep this many newest checkpoints and delete older ones. Absent: keep all."""
+
+
+class LoggingSection(Section):
+    log_interval: PositiveInt = 1
+    """Iterations between two console lines; metrics.jsonl has every iteration."""
+    tensorboard: bool = True
+
+
+class RunConfig(Section):
+    """A whole run. `root` and `output_dir` are absolute after `load_run`."""
+
+    root: PathField = Path(".")
+    output_dir: PathField
+    seed: int = Field(1234, ge=0)
+    model: ModelSection
+    parallel: ParallelSection = ParallelSection()
+    data: DataSection
+    train: TrainSection
+    optimizer: OptimizerSection = OptimizerSection()
+    validation: ValidationSection | None = None
+    checkpoint: CheckpointSection
+    logging: LoggingSection = LoggingSection()
+
+    def path(self, path: str | Path) -> Path:
+        """An input path of the run file, made absolute."""
+        return self.root / path
+
+    @property
+    def train_iters(self) -> int:
+        """Optimizer steps of the whole run: the budget divided by the global batch, rounded up."""
+        train, batch = self.train, self.train.global_batch_size
+        if train.train_iters is not None:
+            return train.train_iters
+        samples = train.train_samples or math.ceil(train.train_tokens / self.data.seq_length)
+        return math.ceil(samples / batch)
+
+    @property
+    def lr_warmup_iters(self) -> int:
+        return min(math.ceil(self.optimizer.lr_warmup_fraction * self.train_iters), self.train_iters - 1)
+
+
+def load_run(run_file: Path, overrides: list[str] = ()) -> RunConfig:
+    """Read a run file, apply `key=value` overrides and check everything that needs no other file.
+
+    Args:
+        run_file: the TOML file.
+        overrides: such as `train.train_iters=20` or `output_dir=/tmp/x`; the value is TOML, or else a bare string.
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    data = load_toml(run_file)
+    for override in overrides:
+        _apply_override(data, override)
+    run = validate(RunConfig, data, str(run_file))
+    root = (Path(run_file).resolve().parent / run.root).resolve()
+    return run.model_copy(update={"root": root, "output_dir": root / run.output_dir})
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: write key=value, such as train.train_iters=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, name = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value in the run file, not a section")
+    data[name] = value

@@ -1,0 +1,132 @@
+"""From samples to batches: reads tokens, shifts labels, lays documents side by side with their boundaries.
+
+A micro batch is one row of `micro_batch_size × seq_length` positions, as packed attention wants it ("thd"): documents
+follow each other, `cu_seqlens` marks where each begins, and what is left of each sample is one more sequence of padding
+that carries no loss. Labels are shifted inside each document, so no document predicts the next one.
+
+The next global batch is read by a thread while the model works on the current one.
+
+Next on the path: `train.py` feeds the micro batches to megatron-core's schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.mixture import Mixture, Sample
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B = micro_batch_size × seq_length positions.
+
+    `tokens`, `labels` int64 [1, B]; `loss_mask` float32 [1, B], 1 where the label counts;
+    `cu_seqlens` int32 [documents + 1], starts of the packed sequences, ending with B; `max_seqlen` the longest of them.
+    """
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    loss_mask: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+
+    def to(self, device: torch.device) -> MicroBatch:
+        tensors = (self.tokens, self.labels, self.loss_mask, self.cu_seqlens)
+        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.max_seqlen)
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """What this data-parallel rank trains on in one step, and where the data stood when it was drawn.
+
+    `num_tokens` predicted positions and `sum_squared_lengths` of packed sequences are of the whole global batch;
+    `data_state` is the mixture's state after it.
+    """
+
+    micro_batches: list[MicroBatch]
+    num_tokens: int
+    sum_squared_lengths: int
+    data_state: dict
+
+
+def collate(samples: list[Sample | None], readers: list[IndexedReader], seq_length: int) -> MicroBatch:
+    """Read the tokens of `samples` and lay them side by side; None is a sample of nothing but padding.
+
+    Args:
+        readers: token files by source number.
+    """
+    total = len(samples) * seq_length
+    tokens = np.zeros(total, dtype=np.int64)
+    labels = np.zeros(total, dtype=np.int64)
+    loss_mask = np.zeros(total, dtype=np.float32)
+    boundaries = [0]
+    for number, sample in enumerate(samples):
+        position = number * seq_length
+        for piece in sample.pieces if sample else ():
+            document = readers[sample.source].document(piece.document)
+            loss = readers[sample.source].document_loss_mask(piece.document)
+            end = position + piece.stop - piece.start
+            tokens[position:end] = document[piece.start : piece.stop]
+            labels[position:end] = document[piece.start + 1 : piece.stop + 1]
+            loss_mask[position:end] = 1 if loss is None else loss[piece.start + 1 : piece.stop + 1]
+            boundaries.append(end)
+            position = end
+        if position < (number + 1) * seq_length:
+            boundaries.append((number + 1) * seq_length)
+    cu_seqlens = np.asarray(boundaries, dtype=np.int32)
+    return MicroBatch(
+        tokens=torch.from_numpy(tokens).unsqueeze(0),
+        labels=torch.from_numpy(labels).unsqueeze(0),
+        loss_mask=torch.from_numpy(loss_mask).unsqueeze(0),
+        cu_seqlens=torch.from_numpy(cu_seqlens),
+        max_seqlen=int(np.diff(cu_seqlens).max()),
+    )
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How a global batch is divided: sample numbers are dealt to micro batches, then to data-parallel ranks."""
+
+    seq_length: int
+    micro_batch_size: int
+    global_batch_size: int
+    data_parallel_rank: int
+    data_parallel_size: int
+
+    @property
+    def num_micro_batches(self) -> int:
+        return self.global_batch_size // (self.micro_batch_size * self.data_parallel_size)
+
+    def my_samples(self, samples: list) -> Iterator[list]:
+        """The samples of each micro batch of this rank; the global batch is the same for any number of ranks."""
+        stride = self.micro_batch_size * self.data_parallel_size
+        for start in range(0, len(samples), stride):
+            first = start + self.data_parallel_rank * self.micro_batch_size
+            yield samples[first : first + self.micro_batch_size]
+
+
+def global_batches(mixture: Mixture, readers: list[IndexedReader], shape: BatchShape) -> Iterator[GlobalBatch]:
+    """Endless global batches, each read while the one before it is in use."""
+
+    def draw() -> GlobalBatch:
+        samples = [mixture.next_sample() for _ in range(shape.global_batch_size)]
+        lengths = [piece.stop - piece.start for sample in samples for piece in sample.pieces]
+        return GlobalBatch(
+            micro_batches=[collate(mine, readers, shape.seq_length) for mine in shape.my_samples(samples)],
+            num_tokens=sum(lengths),
+            sum_squared_lengths=sum(length * length for length in lengths),
+            data_state=mixture.state_dict(),
+        )
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as reader:
+        upcoming = reader.submit(draw)
+        while True:
+            batch = upcoming.result()
+            upcoming = reader.submit(draw)
+            yield batch

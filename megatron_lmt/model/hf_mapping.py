@@ -1,0 +1,149 @@
+"""One table between megatron-core's parameters and Hugging Face's tensors of Qwen3, read in both directions.
+
+Megatron fuses query, key and value into one matrix, and gate and up into another, and splits matrices over
+tensor-parallel ranks by rows or by columns. `shard_from_hf` makes one rank's part of a parameter from just the slices of
+the Hugging Face tensors that it needs; `tensors_to_hf` undoes it for a whole parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+
+from megatron_lmt.model.shape import ModelShape
+
+
+class Layout(Enum):
+    """How the Hugging Face tensors of one parameter are joined and split over tensor-parallel ranks."""
+
+    WHOLE = "one tensor, the same on every rank"
+    COLUMNS = "one matrix, columns split"
+    VOCABULARY = "one matrix, rows split after padding to a multiple of the ranks"
+    QKV = "query, key and value by groups of heads: the queries of a group, its key, its value; groups split"
+    GATE_UP = "gate and up one above the other; the rows of each split"
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One Megatron parameter (`{n}` is the layer, from 0) and the Hugging Face tensors it is made of."""
+
+    megatron: str
+    hf: tuple[str, ...]
+    layout: Layout
+
+
+LAYER = (
+    ("self_attention.linear_qkv.layer_norm_weight", ("input_layernorm.weight",), Layout.WHOLE),
+    (
+        "self_attention.linear_qkv.weight",
+        ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+        Layout.QKV,
+    ),
+    ("self_attention.q_layernorm.weight", ("self_attn.q_norm.weight",), Layout.WHOLE),
+    ("self_attention.k_layernorm.weight", ("self_attn.k_norm.weight",), Layout.WHOLE),
+    ("self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), Layout.COLUMNS),
+    ("mlp.linear_fc1.layer_norm_weight", ("post_attention_layernorm.weight",), Layout.WHOLE),
+    ("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), Layout.GATE_UP),
+    ("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), Layout.COLUMNS),
+)
+
+TORCH_LAYER_NAMES = {
+    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
+}
+"""Parameters that the torch layers of the CPU name otherwise than Transformer Engine's, whose names are used here."""
+
+
+def mappings(shape: ModelShape) -> Iterator[Mapping]:
+    """Every parameter of the model, each once. A tied output layer is not a parameter of its own."""
+    yield Mapping("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), Layout.VOCABULARY)
+    for n in range(shape.num_hidden_layers):
+        for megatron, hf, layout in LAYER:
+            yield Mapping(f"decoder.layers.{n}.{megatron}", tuple(f"model.layers.{n}.{name}" for name in hf), layout)
+    yield Mapping("decoder.final_layernorm.weight", ("model.norm.weight",), Layout.WHOLE)
+    if not shape.tie_word_embeddings:
+        yield Mapping("output_layer.weight", ("lm_head.weight",), Layout.VOCABULARY)
+
+
+def hf_tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of the Hugging Face model."""
+    hidden, ffn = shape.hidden_size, shape.intermediate_size
+    query, key = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    by_suffix = {
+        "q_proj.weight": (query, hidden),
+        "k_proj.weight": (key, hidden),
+        "v_proj.weight": (key, hidden),
+        "o_proj.weight": (hidden, query),
+        "q_norm.weight": (shape.head_dim,),
+        "k_norm.weight": (shape.head_dim,),
+        "gate_proj.weight": (ffn, hidden),
+        "up_proj.weight": (ffn, hidden),
+        "down_proj.weight": (hidden, ffn),
+        "layernorm.weight": (hidden,),
+        "model.norm.weight": (hidden,),
+        "embed_tokens.weight": (shape.vocab_size, hidden),
+        "lm_head.weight": (shape.vocab_size, hidden),
+    }
+    names = [name for mapping in mappings(shape) for name in mapping.hf]
+    return {name: next(size for suffix, size in by_suffix.items() if name.endswith(suffix)) for name in names}
+
+
+class TensorSource(Protocol):
+    """Where Hugging Face tensors come from: safetensors files, or random numbers with the same names."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a whole tensor."""
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a tensor; of a vector, its elements."""
+
+    def columns(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Columns [start, stop) of a matrix."""
+
+
+def shard_from_hf(mapping: Mapping, shape: ModelShape, source: TensorSource, rank: int, size: int) -> torch.Tensor:
+    """The part of a parameter that belongs to tensor-parallel rank `rank` of `size`, in the dtype of the source."""
+    name = mapping.hf[0]
+    if mapping.layout is Layout.WHOLE:
+        return source.rows(name, 0, source.shape(name)[0])
+    if mapping.layout is Layout.COLUMNS:
+        return source.columns(name, *_split(source.shape(name)[1], rank, size))
+    if mapping.layout is Layout.VOCABULARY:
+        return _vocabulary_rows(name, source, rank, size)
+    parts = [source.rows(name, *_split(source.shape(name)[0], rank, size)) for name in mapping.hf]
+    if mapping.layout is Layout.GATE_UP:
+        return torch.cat(parts)
+    groups = shape.num_key_value_heads // size
+    return torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
+
+
+def tensors_to_hf(mapping: Mapping, shape: ModelShape, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The Hugging Face tensors that a whole parameter (not a rank's part) is made of."""
+    if mapping.layout is Layout.VOCABULARY:
+        return {mapping.hf[0]: parameter[: shape.vocab_size]}
+    if mapping.layout is Layout.GATE_UP:
+        parts = parameter.chunk(2)
+    elif mapping.layout is Layout.QKV:
+        queries = shape.num_attention_heads // shape.num_key_value_heads * shape.head_dim
+        groups = parameter.unflatten(0, (shape.num_key_value_heads, -1))
+        parts = [part.flatten(0, 1) for part in groups.split([queries, shape.head_dim, shape.head_dim], dim=1)]
+    else:
+        parts = [parameter]
+    return {name: part.contiguous() for name, part in zip(mapping.hf, parts, strict=True)}
+
+
+def _split(length: int, rank: int, size: int) -> tuple[int, int]:
+    return length // size * rank, length // size * (rank + 1)
+
+
+def _vocabulary_rows(name: str, source: TensorSource, rank: int, size: int) -> torch.Tensor:
+    """Rows of this rank; rows beyond the vocabulary are zero, and the model keeps them out of the softmax."""
+    vocab_size, hidden_size = source.shape(name)
+    start, stop = _split(-(-vocab_size // size) * size, rank, size)
+    rows = source.rows(name, min(start, vocab_size), min(stop, vocab_size))
+    padding = torch.zeros(stop - start - len(rows), hidden_size, dtype=rows.dtype)
+    return torch.cat([rows, padding])

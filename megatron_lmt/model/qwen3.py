@@ -1,0 +1,179 @@
+"""Qwen3 on megatron-core: configuration, layer specification and the model of one pipeline stage.
+
+On a GPU the layers are Transformer Engine's. On a CPU they are megatron-core's own, with two modules of ours where its
+own refuse to work: an RMSNorm for sequence parallelism and an attention for packed documents. Both give the parameters
+the same checkpoint keys.
+
+`open_device` must have run before this module is imported.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_lmt.config import ParallelSection
+from megatron_lmt.model.shape import ModelShape
+from megatron_lmt.runtime.device import Device
+
+
+def transformer_config(shape: ModelShape, parallel: ParallelSection, device: Device, bf16: bool) -> TransformerConfig:
+    """megatron-core's configuration of this shape. Its losses are sums over tokens, never means of means."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return TransformerConfig(
+        num_layers=shape.num_hidden_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.intermediate_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_query_groups=shape.num_key_value_heads,
+        kv_channels=shape.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=shape.rms_norm_eps,
+        qk_layernorm=True,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bf16=bf16,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        calculate_per_token_loss=True,
+        perform_initialization=False,  # every weight is set by model/weights.py, the same for any layout
+        use_cpu_initialization=not device.is_gpu,
+        apply_rope_fusion=device.is_gpu,
+        bias_activation_fusion=device.is_gpu,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        deallocate_pipeline_outputs=True,
+    )
+
+
+class RMSNorm(torch.nn.Module):
+    """Root mean square norm (Zhang and Sennrich 2019) that marks its weight for sequence parallelism.
+
+    megatron-core sums the gradients of marked weights over the tensor-parallel ranks, each of which sees only a part of
+    the sequence.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+class PackedAttention(MegatronModule):
+    """Causal attention inside each packed document, through torch's scaled_dot_product_attention."""
+
+    def __init__(self, config: TransformerConfig, layer_number, attn_mask_type, attention_type, **_for_other_backends):
+        super().__init__(config=config)
+
+    def forward(self, query, key, value, attention_mask, attn_mask_type=None, attention_bias=None, packed_seq_params=None):
+        """Attend inside each document.
+
+        Args:
+            query: [positions, heads, head_dim]; `key` and `value`: [positions, groups, head_dim].
+            packed_seq_params: where each document begins.
+        Returns:
+            [positions, heads × head_dim]
+        """
+        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+        documents = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+        attended = [
+            F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in document), is_causal=True, enable_gqa=True)
+            for document in documents
+        ]
+        return torch.cat([x.transpose(0, 1) for x in attended]).flatten(1)
+
+
+def layer_spec(config: TransformerConfig, device: Device) -> ModuleSpec | TransformerBlockSubmodules:
+    """The modules of this pipeline stage's layers."""
+    if device.is_gpu:
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=True)
+    spec = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+    layer = spec.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    attention = layer.self_attention.submodules
+    attention.q_layernorm = attention.k_layernorm = RMSNorm
+    attention.core_attention = PackedAttention
+    return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+
+
+class Qwen3Model(GPTModel):
+    """GPTModel whose padded vocabulary rows never enter the softmax.
+
+    The embedding has one row more than the vocabulary where tensor parallelism asks for it. megatron-core lets such rows
+    take part in the softmax, which shifts the loss.
+    """
+
+    def __init__(self, *args, true_vocab_size: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.true_vocab_size = true_vocab_size
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Loss of each position. labels: int64 [batch, positions]; logits: [positions, batch, local vocabulary]."""
+        first_row = self.pg_collection.tp.rank() * logits.size(-1)
+        num_valid = min(max(self.true_vocab_size - first_row, 0), logits.size(-1))
+        if num_valid < logits.size(-1):
+            is_padding = torch.arange(logits.size(-1), device=logits.device) >= num_valid
+            logits = logits.masked_fill(is_padding, torch.finfo(logits.dtype).min)
+        return super().compute_language_model_loss(labels, logits)
+
+
+def padded_vocab_size(shape: ModelShape, tensor_model_parallel_size: int) -> int:
+    """Rows of the embedding: the vocabulary rounded up to a multiple of the tensor-parallel size and no further."""
+    return -(-shape.vocab_size // tensor_model_parallel_size) * tensor_model_parallel_size
+
+
+def build_model(
+    shape: ModelShape, parallel: ParallelSection, device: Device, bf16: bool, pre_process: bool, post_process: bool
+) -> Qwen3Model:
+    """The part of the model that this rank holds, with weights not set yet.
+
+    Args:
+        pre_process: this pipeline stage has the embedding.
+        post_process: this pipeline stage has the output layer.
+    """
+    config = transformer_config(shape, parallel, device, bf16)
+    model = Qwen3Model(
+        config=config,
+        transformer_layer_spec=layer_spec(config, device),
+        vocab_size=padded_vocab_size(shape, parallel.tensor_model_parallel_size),
+        true_vocab_size=shape.vocab_size,
+        max_sequence_length=shape.max_position_embeddings,
+        pre_process=pre_process,
+        post_process=post_process,
+        share_embeddings_and_output_weights=shape.tie_word_embeddings,
+        position_embedding_type="rope",
+        rotary_base=shape.rope_theta,
+    )
+    return model.to(device.torch_device)
+
+
+def packed_seq_params(cu_seqlens: torch.Tensor, max_seqlen: int) -> PackedSeqParams:
+    """Document boundaries in megatron-core's form; see `data/loader.py` for the arguments."""
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_kv=cu_seqlens,
+        max_seqlen_q=max_seqlen,
+        max_seqlen_kv=max_seqlen,
+    )

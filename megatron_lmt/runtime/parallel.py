@@ -1,0 +1,66 @@
+"""Process groups, through megatron-core's parallel_state, and the few facts the trainer asks about them."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from megatron_lmt.config import ParallelSection
+from megatron_lmt.runtime.device import Device
+
+
+def open_process_groups(parallel: ParallelSection, device: Device, seed: int) -> None:
+    """Join the other processes (torchrun's environment says which) and divide them by the run file.
+
+    Without torchrun's environment this process is alone.
+    """
+    alone = "RANK" not in os.environ
+    dist.init_process_group(
+        device.distributed_backend,
+        store=dist.HashStore() if alone else None,
+        rank=0 if alone else -1,
+        world_size=1 if alone else -1,
+        timeout=timedelta(minutes=30),
+    )
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+def close_process_groups() -> None:
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def data_parallel_rank() -> int:
+    return parallel_state.get_data_parallel_rank()
+
+
+def data_parallel_size() -> int:
+    return parallel_state.get_data_parallel_world_size()
+
+
+def is_first_stage() -> bool:
+    return parallel_state.is_pipeline_first_stage()
+
+
+def is_last_stage() -> bool:
+    return parallel_state.is_pipeline_last_stage()
+
+
+def speaks_for_its_stage() -> bool:
+    """One process of each last pipeline stage holds the loss that counts; the others of its tensor group repeat it."""
+    return is_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
+
+
+def sum_over_all(values: list[float], device: Device) -> list[float]:
+    """Sum each value over all processes, in float64."""
+    tensor = torch.tensor(values, dtype=torch.float64, device=device.torch_device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()

@@ -10,24 +10,17 @@ Next on the path of a run: `preflight.py` checks the resolved run against the fi
 from __future__ import annotations
 
 import math
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from megatron_lmt.errors import ConfigError
-from megatron_lmt.languages import directions, languages
-from megatron_lmt.toml_config import load_toml, validate
+from megatron_lmt.languages import check_languages, directions, languages, split_direction
+from megatron_lmt.toml_config import Section, load_toml, parse_value, validate
 
 PathField = Annotated[Path, Field(strict=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Common to all sections: no unknown keys, no silent conversion of types, no change after reading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class ModelSection(Section):
@@ -66,21 +59,19 @@ class GroupSection(Section):
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, value):
-        known = languages()
-        unknown = [code for code in value or [] if code not in known] if value != "all" else []
-        if unknown:
-            raise ValueError(f"unknown language codes {unknown}; the 60 known codes are in megatron_lmt/languages.tsv")
-        return list(known) if value == "all" else value
+        if value == "all":
+            return list(languages())
+        _as_value_error(check_languages, value or [])
+        return value
 
     @field_validator("directions")
     @classmethod
     def _known_directions(cls, value):
-        if value is None:
-            return None
-        try:
-            return directions(value) if isinstance(value, str) else _checked_directions(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
+        if isinstance(value, str):
+            return _as_value_error(directions, value)
+        for direction in value or []:
+            _as_value_error(split_direction, direction)
+        return value
 
     @model_validator(mode="after")
     def _path_fits_members(self):
@@ -93,12 +84,12 @@ class GroupSection(Section):
         return self
 
 
-def _checked_directions(names: list[str]) -> list[str]:
-    known = set(directions("all"))
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigError(f"unknown directions {unknown}: write source-target with an `en` or `zh` side, such as en-ky")
-    return names
+def _as_value_error(check, value):
+    """pydantic collects ValueErrors; ours would end its work at the first one."""
+    try:
+        return check(value)
+    except ConfigError as error:
+        raise ValueError("; ".join(error.problems)) from None
 
 
 class DataSection(Section):
@@ -226,13 +217,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r}: write key=value, such as train.train_iters=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
     *sections, name = key.split(".")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
             raise ConfigError(f"override {override!r}: {section!r} is a value in the run file, not a section")
-    data[name] = value
+    data[name] = parse_value(text)

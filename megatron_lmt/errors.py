@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -39,6 +42,25 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'megatron_lmt[{extra}]'")
+
+
+class Problems:
+    """Collects the problems of several checks, so that all are shown at once."""
+
+    def __init__(self):
+        self.found: list[str] = []
+
+    def of(self, check: Callable[..., Result], *args) -> Result | None:
+        """Call `check`; None if it failed, and its problems are kept."""
+        try:
+            return check(*args)
+        except UserError as error:
+            self.found += error.problems
+            return None
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            raise UserError(self.found)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -163,6 +163,13 @@ class SourceStream:
             document += 1
 
 
+def pack_documents(reader: IndexedReader, seq_length: int) -> list[tuple[Piece, ...]]:
+    """All documents, each once, packed into samples; for validation, where the order is of no interest."""
+    documents = np.arange(reader.num_documents)
+    pieces = _cut(documents, reader.document_lengths(documents) - 1, seq_length)
+    return [tuple(pieces[i] for i in members) for members in pack([p.stop - p.start for p in pieces], seq_length)]
+
+
 def _positions(pieces: list[Piece]) -> int:
     return sum(piece.stop - piece.start for piece in pieces)
 

@@ -37,6 +37,7 @@ class SafetensorsFolder:
     """
 
     def __init__(self, folder: Path, shape: ModelShape):
+        self.folder = folder
         if not is_hf_folder(folder):
             raise CheckpointError(f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; no Hugging Face weights")
         if (folder / INDEX_FILE).is_file():
@@ -50,9 +51,10 @@ class SafetensorsFolder:
             raise CheckpointError([f"{file}: named in {INDEX_FILE}, but not there" for file in missing_files])
         opened = {file: safe_open(file, framework="pt") for file in set(files.values())}
         self._slices = {name: opened[file].get_slice(name) for name, file in files.items()}
-        self._check(folder, shape)
+        self._check(shape)
 
-    def _check(self, folder: Path, shape: ModelShape) -> None:
+    def _check(self, shape: ModelShape) -> None:
+        folder = self.folder
         expected = hf_tensor_shapes(shape)
         found = {name: tuple(part.get_shape()) for name, part in self._slices.items()}
         if shape.tie_word_embeddings:
@@ -66,6 +68,18 @@ class SafetensorsFolder:
         ]
         if problems:
             raise CheckpointError(problems)
+
+    def dtype(self) -> torch.dtype:
+        """The dtype of the tensors: float32 or bfloat16, all the same.
+
+        Raises:
+            CheckpointError: anything else, which would not survive a round trip.
+        """
+        found = {part.get_dtype() for part in self._slices.values()}
+        supported = {"F32": torch.float32, "BF16": torch.bfloat16}
+        if len(found) > 1 or not found <= supported.keys():
+            raise CheckpointError(f"{self.folder}: tensors are {sorted(found)}; all must be F32, or all BF16")
+        return supported[found.pop()]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slices[name].get_shape())
@@ -152,10 +166,8 @@ def write_tensors(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy what belongs to a model beside its weights: tokenizer, chat template, generation settings, vocabulary."""
+    """Copy what belongs to a model beside its weights and config.json: tokenizer, chat template, generation settings."""
     for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.endswith((".safetensors", INDEX_FILE, ".bin", "config.json")):
-            shutil.copy2(file, target / file.name)
-    for name in ("tokenizer_config.json", "generation_config.json"):
-        if (source / name).is_file():
-            shutil.copy2(source / name, target / name)
+        is_companion = file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in ("config.json", INDEX_FILE)
+        if file.is_file() and is_companion:
+            shutil.copyfile(file, target / file.name)

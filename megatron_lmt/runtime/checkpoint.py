@@ -34,8 +34,8 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.files import write_json_atomically, write_text_atomically
-from megatron_lmt.runtime.checkpoint_folder import COMMIT_MARKER, HF_FOLDER, RUN_STATE, committed, iteration_folder
+from megatron_lmt.files import write_json_atomically
+from megatron_lmt.runtime.checkpoint_folder import COMMIT_MARKER, HF_FOLDER, RUN_STATE, committed
 
 OPTIMIZER_FORMAT = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -63,17 +63,16 @@ def _outlive_stop_signals_not_the_parent() -> None:
 
 
 def save_checkpoint(
-    checkpoints: Path, model: GPTModel, optimizer: MegatronOptimizer | None, run_state: dict, hf_files: Path
-) -> Path:
+    folder: Path, model: GPTModel, optimizer: MegatronOptimizer | None, run_state: dict, hf_files: Path
+) -> None:
     """Write a checkpoint and commit it. All processes call it together.
 
     Args:
-        checkpoints: the folder of all checkpoints.
+        folder: where; what is there already is replaced.
         optimizer: None writes a model-only checkpoint.
-        run_state: JSON-ready; needs `iteration`.
+        run_state: JSON-ready: `iteration`, `identity` with the model's `shape`, `dtype`.
         hf_files: folder with config.json and the tokenizer, copied along.
     """
-    folder = checkpoints / iteration_folder(run_state["iteration"])
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -86,11 +85,7 @@ def save_checkpoint(
         shutil.copytree(hf_files, folder / HF_FOLDER)
         write_json_atomically(folder / RUN_STATE, run_state)
         _commit(folder)
-        write_text_atomically(
-            checkpoints.parent / "latest_checkpointed_iteration.txt", f"{run_state['iteration']}\n"
-        )
     dist.barrier()
-    return folder
 
 
 def _commit(folder: Path) -> None:
@@ -133,4 +128,3 @@ def delete_all_but_newest(checkpoints: Path, keep: int) -> None:
     for folder in committed(checkpoints)[:-keep]:
         (folder / COMMIT_MARKER).unlink()
         shutil.rmtree(folder)
-

@@ -1,0 +1,221 @@
+"""The training loop: steps, validation, checkpoints and the record of what happened, from a checked run to DONE.
+
+Next on the path: `step.py`, one optimizer step.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_lmt.data.ledger import consumed_table
+from megatron_lmt.data.loader import BatchShape, GlobalBatch, global_batches
+from megatron_lmt.data.mixture import Mixture
+from megatron_lmt.errors import UserError
+from megatron_lmt.files import write_json_atomically, write_text_atomically
+from megatron_lmt.log import open_log
+from megatron_lmt.model.hf_io import RandomTensors, copy_companions
+from megatron_lmt.model.qwen3 import build_model
+from megatron_lmt.model.shape import config_file
+from megatron_lmt.model.weights import set_weights
+from megatron_lmt.plots import draw_run
+from megatron_lmt.preflight import DONE, RESOLVED, ReadyRun, describe, resolved
+from megatron_lmt.runtime import parallel
+from megatron_lmt.runtime.checkpoint import delete_all_but_newest, load_checkpoint, prepare_saving, save_checkpoint
+from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, iteration_folder, read_run_state
+from megatron_lmt.runtime.device import Device
+from megatron_lmt.runtime.metrics import MetricsLog, console_line, training_flops
+from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
+from megatron_lmt.runtime.signals import StopRequest
+from megatron_lmt.step import Trainee
+from megatron_lmt.validate import validation_losses
+
+
+def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
+    """Train until the budget is spent or a stop signal arrives. All processes call it together.
+
+    Raises:
+        UserError: the loss is no longer a number.
+    """
+    stop = StopRequest()
+    prepare_saving()
+    parallel.open_process_groups(ready.run.parallel, device, ready.run.seed)
+    if dist.get_rank() == 0:
+        _open_output(ready, run_file)
+    dist.barrier()
+    log = open_log(dist.get_rank(), ready.run.output_dir / "train.log")
+    for line in describe(ready):
+        log.info(line)
+    _Loop(ready, device, log).run(stop)
+    parallel.close_process_groups()
+
+
+def _open_output(ready: ReadyRun, run_file: Path) -> None:
+    """Write what identifies the run. resolved.json comes first: it makes the folder this run's."""
+    run = ready.run
+    hf_files = run.output_dir / HF_FOLDER
+    hf_files.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(run.output_dir / RESOLVED, resolved(ready))
+    shutil.copyfile(run_file, run.output_dir / "run.toml")
+    shutil.copyfile(config_file(run.path(run.model.hf_config)), hf_files / "config.json")
+    tokenizer = run.path(run.data.tokenizer_model)
+    if tokenizer.is_dir():
+        copy_companions(tokenizer, hf_files)
+    else:
+        shutil.copyfile(tokenizer, hf_files / "tokenizer.model")
+
+
+class _Loop:
+    """One process's share of a run in progress."""
+
+    def __init__(self, ready: ReadyRun, device: Device, log):
+        self.ready, self.run_config, self.device, self.log = ready, ready.run, device, log
+        self.trainee = _build_trainee(ready, device)
+        self.mixture = Mixture(ready.sources, ready.readers, self.run_config.seed, self.run_config.data.seq_length)
+        self.batch_shape = BatchShape(
+            seq_length=self.run_config.data.seq_length,
+            micro_batch_size=self.run_config.train.micro_batch_size,
+            global_batch_size=self.run_config.train.global_batch_size,
+            data_parallel_rank=parallel.data_parallel_rank(),
+            data_parallel_size=parallel.data_parallel_size(),
+        )
+        self.first_iteration = 1
+        if ready.resume_from:
+            self._resume(ready.resume_from)
+        self.data_state = self.mixture.state_dict()
+
+    def _resume(self, folder: Path) -> None:
+        state = read_run_state(folder)
+        load_checkpoint(folder, self.trainee.bare_model, self.trainee.optimizer)
+        self.trainee.scheduler.step(increment=state["iteration"])
+        self.mixture.load_state_dict(state["data"])
+        self.first_iteration = state["iteration"] + 1
+        self.log.info(f"resumed from {folder}, data fingerprint {self.mixture.fingerprint}")
+
+    def run(self, stop: StopRequest) -> None:
+        """Do the steps that are left, and finish."""
+        run, last = self.run_config, self.run_config.train_iters
+        self.metrics = None
+        if dist.get_rank() == 0:
+            self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging.tensorboard)
+        began = time.perf_counter()
+        readers = [self.ready.readers[source.name] for source in self.ready.sources]
+        batches = global_batches(self.mixture, readers, self.batch_shape)
+        for iteration in range(self.first_iteration, last + 1):
+            record, stopping = self._step(iteration, next(batches), stop)
+            self.report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
+            if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
+                self._validate(iteration)
+            if iteration % run.checkpoint.save_interval == 0 or iteration == last or stopping:
+                self._save(iteration)
+            if stopping and iteration < last:
+                self.log.info(f"stopped by a signal after iteration {iteration}; the same command goes on from here")
+                break
+        else:
+            self._finish()
+        if self.metrics:
+            self.metrics.close()
+        batches.close()
+
+    def _step(self, iteration: int, batch: GlobalBatch, stop: StopRequest) -> tuple[dict, bool]:
+        """One optimizer step; returns its record and whether to stop after it."""
+        began = time.perf_counter()
+        loss, stopping = self.trainee.compute_gradients(batch.micro_batches, stop.flag)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"iteration {iteration}: the loss is {loss}; nothing was saved after the last checkpoint. The data of this "
+                f"step are the ones after fingerprint {self.data_state['fingerprint']}; lower optimizer.lr or look at them"
+            )
+        learning_rate = self.trainee.learning_rate
+        grad_norm = self.trainee.apply_gradients()
+        self.device.synchronize()
+        seconds = time.perf_counter() - began
+        self.data_state = batch.data_state
+        flops = training_flops(self.ready.shape, batch.num_tokens, batch.sum_squared_lengths)
+        consumed = batch.data_state["sources"].values()
+        return {
+            "iteration": iteration,
+            "consumed_samples": sum(cursor["drawn"] for cursor in consumed),
+            "consumed_tokens": sum(cursor["consumed_tokens"] for cursor in consumed),
+            "lm_loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate,
+            "iteration_seconds": seconds,
+            "tokens_per_second_per_gpu": batch.num_tokens / seconds / dist.get_world_size(),
+            "tflops_per_gpu": flops / seconds / dist.get_world_size() / 1e12,
+            "data_fingerprint": batch.data_state["fingerprint"],
+        }, stopping
+
+    def report(self, record: dict, seconds_per_iteration: float) -> None:
+        if self.metrics:
+            self.metrics.step(record)
+        iteration, last = record["iteration"], self.run_config.train_iters
+        if iteration % self.run_config.logging.log_interval == 0 or iteration in (self.first_iteration, last):
+            self.log.info(console_line(record, last, (last - iteration) * seconds_per_iteration))
+
+    def _validate(self, iteration: int) -> None:
+        readers, eval_samples = self.ready.validation_readers, self.run_config.validation.eval_samples
+        losses = validation_losses(self.trainee, readers, self.batch_shape, eval_samples)
+        for name, loss in losses.items():
+            self.log.info(
+                f"validation at iteration {iteration} | {name} | lm loss: {loss:.6E} | PPL: {_perplexity(loss):.6E}"
+            )
+        if self.metrics:
+            record = {f"validation_loss/{name}": loss for name, loss in losses.items()}
+            self.metrics.validation({"iteration": iteration, **record})
+
+    def _save(self, iteration: int) -> None:
+        began = time.perf_counter()
+        run = self.run_config
+        run_state = {
+            "iteration": iteration,
+            "identity": self.ready.identity,
+            "data": self.data_state,
+            "dtype": str(self.trainee.bare_model.config.params_dtype).removeprefix("torch."),
+            "versions": {name: version(name) for name in ("megatron_lmt", "megatron-core", "torch")},
+        }
+        checkpoints = run.output_dir / "checkpoints"
+        folder = checkpoints / iteration_folder(iteration)
+        hf_files = run.output_dir / HF_FOLDER
+        save_checkpoint(folder, self.trainee.bare_model, self.trainee.optimizer, run_state, hf_files)
+        if dist.get_rank() == 0:
+            write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration}\n")
+            if run.checkpoint.keep_last:
+                delete_all_but_newest(checkpoints, run.checkpoint.keep_last)
+        self.log.info(f"saved {folder} in {time.perf_counter() - began:.1f} s")
+
+    def _finish(self) -> None:
+        if dist.get_rank() != 0:
+            return
+        output_dir = self.run_config.output_dir
+        ledger = self.mixture.ledger(self.data_state)
+        write_json_atomically(output_dir / "ledger.json", ledger)
+        for line in ["", *consumed_table(ledger)]:
+            self.log.info(line)
+        draw_run(output_dir)
+        write_text_atomically(output_dir / DONE, f"{self.run_config.train_iters} iterations\n")
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 20))  # as Megatron prints it: beyond this the number says nothing
+
+
+def _build_trainee(ready: ReadyRun, device: Device) -> Trainee:
+    """Model, optimizer and schedule, with the weights the run starts from (a resumed run loads its own later)."""
+    run = ready.run
+    bf16 = device.bf16_by_default if run.train.bf16 is None else run.train.bf16
+    stages = parallel.is_first_stage(), parallel.is_last_stage()
+    bare = build_model(ready.shape, run.parallel, device, bf16, *stages)
+    if isinstance(ready.start_from, Path) and not ready.resume_from:
+        load_checkpoint(ready.start_from, bare, None)
+    elif not ready.resume_from:
+        set_weights(bare, ready.shape, ready.start_from or RandomTensors(ready.shape, run.seed))
+    model = wrap_data_parallel(bare)
+    optimizer = build_optimizer(model, run, bf16)
+    positions = run.train.micro_batch_size * run.data.seq_length
+    return Trainee(model, optimizer, build_scheduler(optimizer, run), device, positions)

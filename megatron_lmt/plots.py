@@ -1,0 +1,60 @@
+"""Pictures of a run: its mixture and its loss, as PNG in the run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from megatron_lmt.runtime.metrics import METRICS, VALIDATION
+
+
+def draw_run(output_dir: Path) -> None:
+    """Draw `mixture.png` from ledger.json and `loss.png` from the metric files."""
+    _draw_mixture(json.loads((output_dir / "ledger.json").read_text(encoding="utf-8")), output_dir / "mixture.png")
+    _draw_loss(_read_lines(output_dir / METRICS), _read_lines(output_dir / VALIDATION), output_dir / "loss.png")
+
+
+def _read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _new_axes(width: float, height: float, rows: int = 1):
+    # drawn without pyplot: it holds global state and looks for a display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, 1, squeeze=False)[:, 0]
+
+
+def _draw_mixture(ledger: list[dict], path: Path) -> None:
+    """Tokens consumed by each source, one panel for each group; the dashed line is the group's mean."""
+    groups = list(dict.fromkeys(row["group"] for row in ledger))
+    longest = max(sum(row["group"] == group for row in ledger) for group in groups)
+    figure, panels = _new_axes(min(max(6, longest * 0.16), 24), 2.6 * len(groups), len(groups))
+    for group, axes in zip(groups, panels, strict=True):
+        rows = [row for row in ledger if row["group"] == group]
+        names = [row["source"].removeprefix(f"{group}/") for row in rows]
+        tokens = [row["tokens"] for row in rows]
+        axes.bar(range(len(rows)), tokens, color="#3b6ea5")
+        axes.axhline(sum(tokens) / len(tokens), color="#888888", linestyle="--", linewidth=0.8)
+        axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=6 if len(rows) > 20 else 8)
+        axes.set_title(f"{group}: {sum(tokens):,} tokens from {len(rows)} sources", fontsize=10, loc="left")
+        axes.set_ylabel("tokens consumed")
+        axes.margins(x=0.01)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_loss(steps: list[dict], validations: list[dict], path: Path) -> None:
+    figure, (axes,) = _new_axes(8, 4.5)
+    axes.plot([s["iteration"] for s in steps], [s["lm_loss"] for s in steps], color="#3b6ea5", linewidth=1, label="training")
+    for name in validations[0] if validations else ():
+        if name != "iteration":
+            points = [v["iteration"] for v in validations], [v[name] for v in validations]
+            axes.plot(*points, marker="o", markersize=3, linewidth=1, label=name.removeprefix("validation_loss/"))
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss per predicted token (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=130)

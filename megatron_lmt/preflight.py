@@ -1,0 +1,244 @@
+"""The run against the files it names and the processes it is given: everything that can be known before work starts.
+
+All problems are reported at once, before a process group exists and before anything is written. Takes under a second for
+300 sources; neither megatron-core nor a GPU is needed.
+
+Next on the path of a run: `data/mixture.py` turns the checked sources into the order of samples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron_lmt.config import RunConfig
+from megatron_lmt.data.indexed import IndexedReader, read_manifest
+from megatron_lmt.data.ledger import plan_table
+from megatron_lmt.data.mixture import Source, compile_sources, source_prefixes
+from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.errors import CheckpointError, ConfigError, DataError, Problems
+from megatron_lmt.model.hf_io import SafetensorsFolder, is_hf_folder
+from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
+from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
+
+RESOLVED = "resolved.json"
+DONE = "DONE"
+
+
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run whose inputs were found and fit together.
+
+    `identity` is all that decides the result, without paths and layouts: a run is only resumed with the same.
+    `resume_from` is this run's own newest checkpoint; `start_from` is where other weights come from, a checkpoint or an
+    open Hugging Face folder; both are None for random weights.
+    """
+
+    run: RunConfig
+    shape: ModelShape
+    sources: list[Source]
+    readers: dict[str, IndexedReader]
+    validation_readers: dict[str, IndexedReader]
+    identity: dict
+    resume_from: Path | None
+    start_from: Path | SafetensorsFolder | None
+
+    @property
+    def is_done(self) -> bool:
+        return (self.run.output_dir / DONE).is_file()
+
+
+def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
+    """Check everything; see the module.
+
+    Args:
+        world_size: number of processes; None when they are not started yet, as in a dry run.
+    Raises:
+        UserError: with one line for each problem.
+    """
+    problems = Problems()
+    shape = problems.of(read_shape, run.path(run.model.hf_config))
+    tokenizer = problems.of(load_tokenizer, run.data.tokenizer_type, run.path(run.data.tokenizer_model))
+    training = _all_of(problems, source_prefixes(run.data, run.root).values())
+    validation = run.validation.sources if run.validation else {}
+    readers = _open_all(problems, training, tokenizer)
+    validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
+    problems.of(_check_processes, run, world_size)
+    if shape:
+        problems.found += check_parallel(shape, *_model_parallel(run))
+        problems.of(_check_lengths, run, shape)
+        if tokenizer:
+            problems.of(_check_vocabulary, run, shape, tokenizer)
+    start_from = problems.of(_open_start, run, shape) if shape else None
+    problems.raise_if_any()
+
+    sources = compile_sources(run.data, run.root, readers)
+    identity = _identity(run, shape, tokenizer, sources)
+    resume_from = _find_own_checkpoint(run, identity)
+    return ReadyRun(run, shape, sources, readers, validation_readers, identity, resume_from, start_from)
+
+
+def _all_of(problems: Problems, groups) -> dict[str, Path]:
+    return {name: prefix for group in groups for name, prefix in group.items()}
+
+
+def _open_all(problems: Problems, prefixes: dict[str, Path], tokenizer: Tokenizer | None) -> dict[str, IndexedReader]:
+    identity = tokenizer.identity() if tokenizer else None
+    opened = {name: problems.of(_open_source, name, prefix, identity) for name, prefix in prefixes.items()}
+    return {name: reader for name, reader in opened.items() if reader}
+
+
+def _open_source(name: str, prefix: Path, tokenizer_identity: str | None) -> IndexedReader:
+    reader = IndexedReader(prefix)
+    manifest = read_manifest(prefix)
+    if tokenizer_identity and manifest["tokenizer"]["identity"] != tokenizer_identity:
+        raise DataError(
+            f"source {name}: {prefix} was made with tokenizer {manifest['tokenizer']['identity']}, but "
+            f"data.tokenizer_model is {tokenizer_identity}; give the tokenizer the data were made with"
+        )
+    if reader.num_tokens <= reader.num_documents:
+        raise DataError(f"source {name}: {prefix} has no document of two tokens, so there is nothing to predict")
+    return reader
+
+
+def _model_parallel(run: RunConfig) -> tuple[int, int]:
+    return run.parallel.tensor_model_parallel_size, run.parallel.pipeline_model_parallel_size
+
+
+def _check_processes(run: RunConfig, world_size: int | None) -> None:
+    tensor, pipeline = _model_parallel(run)
+    world_size = world_size or tensor * pipeline
+    if world_size % (tensor * pipeline):
+        raise ConfigError(
+            f"parallel: {world_size} processes cannot be divided into groups of tensor_model_parallel_size × "
+            f"pipeline_model_parallel_size = {tensor} × {pipeline}; start a multiple of {tensor * pipeline}"
+        )
+    data_parallel = world_size // (tensor * pipeline)
+    micro, total = run.train.micro_batch_size, run.train.global_batch_size
+    if total % (micro * data_parallel):
+        raise ConfigError(
+            f"train.global_batch_size = {total} is not a multiple of micro_batch_size × data-parallel size = "
+            f"{micro} × {data_parallel}"
+        )
+
+
+def _check_lengths(run: RunConfig, shape: ModelShape) -> None:
+    tensor, seq_length = run.parallel.tensor_model_parallel_size, run.data.seq_length
+    problems = []
+    if run.parallel.sequence_parallel and seq_length * run.train.micro_batch_size % tensor:
+        problems.append(f"data.seq_length = {seq_length}: sequence_parallel splits it over {tensor} ranks, use a multiple")
+    if seq_length > shape.max_position_embeddings:
+        problems.append(
+            f"data.seq_length = {seq_length} is beyond max_position_embeddings = {shape.max_position_embeddings} "
+            f"of {run.model.hf_config}"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_vocabulary(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise ConfigError(
+            f"data.tokenizer_model has {tokenizer.vocab_size} tokens, but vocab_size = {shape.vocab_size} in "
+            f"{run.model.hf_config}: the model has no row for the last ones"
+        )
+
+
+def _open_start(run: RunConfig, shape: ModelShape) -> Path | SafetensorsFolder | None:
+    if run.model.pretrained_checkpoint is None:
+        return None
+    path = run.path(run.model.pretrained_checkpoint)
+    if not path.exists():
+        raise CheckpointError(f"model.pretrained_checkpoint: {path}: no such folder")
+    if is_hf_folder(path):
+        _check_same_shape(path, read_shape(path).to_dict(), shape)
+        return SafetensorsFolder(path, shape)
+    folder = find_checkpoint(path)
+    _check_same_shape(folder, read_run_state(folder)["identity"]["shape"], shape)
+    return folder
+
+
+def _check_same_shape(path: Path, found: dict, shape: ModelShape) -> None:
+    # how weights were drawn and how far positions may go say nothing about the tensors
+    ignored = ("initializer_range", "max_position_embeddings")
+    problems = [
+        f"{path} is another model: {field} = {found[field]}, but {value} in model.hf_config"
+        for field, value in shape.to_dict().items()
+        if found[field] != value and field not in ignored
+    ]
+    if problems:
+        raise CheckpointError(problems)
+
+
+def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, sources: list[Source]) -> dict:
+    return {
+        "seed": run.seed,
+        "seq_length": run.data.seq_length,
+        "global_batch_size": run.train.global_batch_size,
+        "train_iters": run.train_iters,
+        "bf16": run.train.bf16,
+        "optimizer": run.optimizer.model_dump(mode="json"),
+        "shape": shape.to_dict(),
+        "tokenizer": tokenizer.identity(),
+        "sources": {
+            source.name: {"weight": source.weight, "sha256": read_manifest(source.prefix)["sha256"]} for source in sources
+        },
+    }
+
+
+def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
+    """This run's newest checkpoint, if the output folder has one; an error if the folder belongs to something else."""
+    output_dir = run.output_dir
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        return None
+    if not (output_dir / RESOLVED).is_file():
+        raise ConfigError(f"output_dir = {output_dir} has files in it that are not of a run; name an empty or new folder")
+    before = json.loads((output_dir / RESOLVED).read_text(encoding="utf-8"))["identity"]
+    differences = _differences(before, identity)
+    if differences:
+        raise ConfigError(
+            [f"output_dir = {output_dir} holds another run: {difference}" for difference in differences]
+            + ["give a new output_dir; to go on from the old weights, name them in model.pretrained_checkpoint"]
+        )
+    return find_checkpoint(output_dir) if committed(output_dir / "checkpoints") else None
+
+
+def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+    lines = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key} = {old} before, {new} now")
+    return lines
+
+
+def resolved(ready: ReadyRun) -> dict:
+    """The content of resolved.json: the run with all defaults filled in, and what it came to."""
+    return {
+        "run": ready.run.model_dump(mode="json"),
+        "train_iters": ready.run.train_iters,
+        "lr_warmup_iters": ready.run.lr_warmup_iters,
+        "num_parameters": ready.shape.num_parameters,
+        "sources": [{**asdict(source), "prefix": os.fspath(source.prefix)} for source in ready.sources],
+        "identity": ready.identity,
+    }
+
+
+def describe(ready: ReadyRun) -> list[str]:
+    """The plan of the run, as lines for a person."""
+    run, shape = ready.run, ready.shape
+    samples = run.train_iters * run.train.global_batch_size
+    start = ready.resume_from or run.model.pretrained_checkpoint or f"random weights, seed {run.seed}"
+    return [
+        f"model: Qwen3, {shape.num_parameters:,} parameters, {shape.num_hidden_layers} layers, "
+        f"vocabulary {shape.vocab_size:,}; start from: {start}",
+        f"training: {run.train_iters:,} iterations of {run.train.global_batch_size} samples of {run.data.seq_length} "
+        f"positions; at most {samples * run.data.seq_length:,} tokens; warm-up {run.lr_warmup_iters} iterations",
+        f"output: {run.output_dir}",
+        "",
+        *plan_table(ready.sources, ready.readers, samples),
+    ]

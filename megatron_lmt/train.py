@@ -1,0 +1,71 @@
+"""The trainer: `torchrun --nproc-per-node N -m megatron_lmt.train RUN.toml [key=value …] [--dry-run]`.
+
+One run file, one output folder. Starting the same command again goes on from the newest complete checkpoint; a run that
+has reached its target says so and ends. TERM and USR1 lead to a checkpoint and a clean exit.
+
+Nothing is written, and no process group exists, before `preflight.py` found no problem.
+
+Next on the path of a run: `loop.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from megatron_lmt.config import load_run
+from megatron_lmt.errors import UserError, run_command
+from megatron_lmt.log import silence_engine_warnings
+from megatron_lmt.preflight import ReadyRun, check_run, describe
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+    ready = _check(arguments)
+    if arguments.dry_run:
+        print("\n".join(describe(ready)))
+    elif ready.is_done:
+        if _local_rank() == 0:
+            print(f"{ready.run.output_dir}: the run has already reached its {ready.run.train_iters} iterations")
+    else:
+        # imported late: megatron-core may only be imported after the device is known
+        from megatron_lmt.runtime.device import open_device
+
+        silence_engine_warnings()
+        device = open_device()
+        from megatron_lmt.loop import train
+
+        train(ready, device, arguments.run_file)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="torchrun --nproc-per-node N -m megatron_lmt.train", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("run_file", type=Path, help="TOML file of the run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.train_iters=20")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan, start nothing")
+    return parser.parse_args()
+
+
+def _check(arguments: argparse.Namespace) -> ReadyRun:
+    world_size = os.environ.get("WORLD_SIZE")
+    try:
+        return check_run(load_run(arguments.run_file, arguments.overrides), int(world_size) if world_size else None)
+    except UserError:
+        if _local_rank() != 0:
+            # every process found the same problems; torchrun ends all when one ends, so let the first one print
+            time.sleep(10)
+            sys.exit(2)
+        raise
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+
+
+if __name__ == "__main__":
+    run_command(main)

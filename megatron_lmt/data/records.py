@@ -1,0 +1,106 @@
+"""Text as it comes: documents, pairs and aligned lines from plain or gzipped files.
+
+Lines end at "\\n" and nowhere else, because text contains U+2028, U+0085 and their like. Nothing is normalised: joiners and
+format characters carry meaning in Inner Mongolian, Persian and the Indic scripts.
+
+Next on the path: `corpus.py` writes training records from these.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from itertools import zip_longest
+from pathlib import Path
+from typing import BinaryIO
+
+from megatron_lmt.errors import DataError
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its "\\n").
+
+    Raises:
+        DataError: not UTF-8, or a damaged gzip file; with the line.
+    """
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for raw in file:
+                number += 1
+                yield number, raw.removesuffix(b"\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: damaged gzip file ({error})") from None
+
+
+def parse_record(line: str, keys: list[str], where: str) -> list[str]:
+    """The texts under `keys` of one line of a jsonl file.
+
+    Raises:
+        DataError: not a JSON object, or a key that is missing, not a string, empty, or not valid Unicode.
+    """
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a {type(record).__name__}, not a JSON object")
+    texts = []
+    for key in keys:
+        if key not in record:
+            raise DataError(f"{where}: no key {key!r}; there are {sorted(record)}")
+        text = record[key]
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: {key!r} is {text!r}, not a text")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(f"{where}: {key!r} contains a lone surrogate, which is not valid Unicode")
+        texts.append(text)
+    return texts
+
+
+def read_documents(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, text) of a jsonl file with the key `text`, or of a plain file with one document a line."""
+    is_jsonl = ".jsonl" in path.suffixes
+    for number, line in read_lines(path):
+        if is_jsonl:
+            (line,) = parse_record(line, ["text"], f"{path}:{number}")
+        elif not line.strip():
+            raise DataError(f"{path}:{number}: an empty line where a document should be")
+        yield number, line
+
+
+def read_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line number, source, target): the first two columns of a tab-separated file; others are ignored."""
+    for number, line in read_lines(path):
+        columns = line.split("\t")
+        if len(columns) < 2 or not columns[0].strip() or not columns[1].strip():
+            raise DataError(f"{path}:{number}: needs two columns with text, separated by a tab; it is {line[:80]!r}")
+        yield number, columns[0], columns[1]
+
+
+def read_aligned(paths: list[Path]) -> Iterator[tuple[int, list[str]]]:
+    """(line number, that line of each file), for files where the same line means the same.
+
+    Raises:
+        DataError: an empty line, or files of different length.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(closing(read_lines(path))) for path in paths]
+        for lines in zip_longest(*files):
+            number = next(line[0] for line in lines if line)
+            short = [str(path) for path, line in zip(paths, lines, strict=True) if line is None]
+            if short:
+                raise DataError(f"{', '.join(short)}: ends before line {number}, which files aligned with it have")
+            for path, (_, line) in zip(paths, lines, strict=True):
+                if not line.strip():
+                    raise DataError(f"{path}:{number}: an empty line among aligned sentences")
+            yield number, [line for _, line in lines]

@@ -26,6 +26,11 @@ class Layout(Enum):
     QKV = "query, key and value by groups of heads: the queries of a group, its key, its value; groups split"
     GATE_UP = "gate and up one above the other; the rows of each split"
 
+    @property
+    def split_dimension(self) -> int | None:
+        """The dimension that is divided among the ranks; None where each has the whole."""
+        return {Layout.WHOLE: None, Layout.COLUMNS: 1}.get(self, 0)
+
 
 @dataclass(frozen=True)
 class Mapping:

@@ -24,6 +24,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_lmt.config import ParallelSection
 from megatron_lmt.model.shape import ModelShape
+from megatron_lmt.model.weights import mark_tensor_parallel
 from megatron_lmt.runtime.device import Device
 
 
@@ -165,6 +166,7 @@ def build_model(
         position_embedding_type="rope",
         rotary_base=shape.rope_theta,
     )
+    mark_tensor_parallel(model, shape)
     return model.to(device.torch_device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 
 from megatron_lmt.model.hf_mapping import TORCH_LAYER_NAMES, TensorSource, mappings, shard_from_hf
 from megatron_lmt.model.shape import ModelShape
@@ -19,6 +20,19 @@ def parameters_by_key(model: GPTModel) -> dict[str, torch.nn.Parameter]:
             name = f"decoder.layers.{layer}.{TORCH_LAYER_NAMES.get(rest, rest)}"
         named[name] = parameter
     return named
+
+
+def mark_tensor_parallel(model: GPTModel, shape: ModelShape) -> None:
+    """Mark the parameters that are split over tensor-parallel ranks.
+
+    megatron-core does it while it draws random weights, which is left out here. Without the mark it takes a split
+    parameter for a copy, and leaves it out of the gradient norm on all ranks but the first.
+    """
+    split_dimension = {mapping.megatron: mapping.layout.split_dimension for mapping in mappings(shape)}
+    for name, parameter in parameters_by_key(model).items():
+        dimension = split_dimension.get(name, 0)  # only the last stage's copy of a tied embedding is not in the table
+        if dimension is not None and not hasattr(parameter, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dimension, stride=1)
 
 
 @torch.no_grad()

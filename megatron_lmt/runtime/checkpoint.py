@@ -102,9 +102,10 @@ def load_checkpoint(folder: Path, model: GPTModel, optimizer: MegatronOptimizer 
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), group)
     wanted = _sharded_state(model, optimizer, is_loading=True)
-    state, missing, _ = dist_checkpointing.load(wanted, str(folder), strategy, strict="return_all")
+    # megatron-core calls keys "unexpected" that are wanted and not in the checkpoint
+    state, _, unexpected = dist_checkpointing.load(wanted, str(folder), strategy, strict="return_all")
     # Transformer Engine's norms own empty extra states that torch's layers never write
-    missing = sorted(key for key in missing if not key.endswith("_extra_state"))
+    missing = sorted(key for key in unexpected if not key.endswith("_extra_state"))
     if missing:
         raise CheckpointError([f"{folder}: {key} is not in this checkpoint" for key in missing])
     model.load_state_dict(state["model"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer import get_standard_config_overrides as weight_decay_exemptions
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_lmt.config import RunConfig
@@ -34,10 +36,41 @@ def build_optimizer(model: DistributedDataParallel, run: RunConfig, bf16: bool) 
         use_distributed_optimizer=True,
     )
     optimizer = get_megatron_optimizer(config, [model], config_overrides=weight_decay_exemptions(config))
+    for distributed_optimizer in getattr(optimizer, "chained_optimizers", [optimizer]):
+        _keep_padding_between_buckets(distributed_optimizer)
     model.config.grad_scale_func = optimizer.scale_loss
     model.config.no_sync_func = model.no_sync
     model.config.finalize_model_grads_func = finalize_model_grads
     return optimizer
+
+
+def _keep_padding_between_buckets(optimizer: DistributedOptimizer) -> None:
+    """Mend what this optimizer hands to a checkpoint.
+
+    megatron-core 0.16 joins the gathered buckets of a buffer without the padding between them, and then cuts parameters
+    out of the result at positions that count the padding: with several buckets (a tied embedding on the last pipeline
+    stage has its own) parameters are saved shifted. See docs/decisions.md, "Optimizer state in checkpoints".
+    """
+    gather = optimizer.get_parameter_state_dp_zero
+
+    def gather_with_padding(*args, **kwargs) -> dict:
+        state = gather(*args, **kwargs)
+        for number, buffer in enumerate(optimizer.buffers):
+            for tensors in state[number].values():
+                for key in ("param", "exp_avg", "exp_avg_sq"):
+                    tensors[key] = _at_bucket_offsets(tensors[key], buffer.buckets)
+        return state
+
+    optimizer.get_parameter_state_dp_zero = gather_with_padding
+
+
+def _at_bucket_offsets(joined: torch.Tensor, buckets: list) -> torch.Tensor:
+    padded = joined.new_zeros(buckets[-1].offset + buckets[-1].grad_data.numel())
+    start = 0
+    for bucket in buckets:
+        padded[bucket.offset : bucket.offset + bucket.numel_unpadded] = joined[start : start + bucket.numel_unpadded]
+        start += bucket.numel_unpadded
+    return padded
 
 
 def build_scheduler(optimizer: MegatronOptimizer, run: RunConfig) -> OptimizerParamScheduler:

@@ -1,23 +1,28 @@
 """Tokens on disk: megatron-core's `.bin/.idx` files, byte for byte, with a manifest beside them.
 
 `.bin` holds the tokens of all documents one after the other; `.idx` the length and place of each sequence, the first
-sequence of each document, and (in files with a loss mask) a mode byte for each sequence. Reading maps both files into
-memory: opening costs no time and no memory whatever their size.
+sequence of each document, and (in files with a loss mask) a mode byte for each sequence. The manifest is written last:
+token files without one are unfinished.
 
-The manifest is written last. Token files without one are unfinished.
+Cost: writing keeps 4 bytes for a sequence and 8 for a document, and at the end 24 more for a sequence. Reading maps both
+files into memory; opening looks only at the ends of the index, so its cost does not depend on the size. A reader in use
+holds two open files.
 
 Next on the path: `mixture.py` decides which documents come when.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import struct
 from array import array
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -32,7 +37,7 @@ CONTEXT, LOSS = 0, 1
 """Mode of a sequence: tokens that are only read, and tokens that are to be predicted."""
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
+def best_dtype(vocab_size: int) -> np.dtype:
     """The dtype megatron-core chooses: two bytes for a token where the vocabulary allows it."""
     return np.dtype(np.uint16) if vocab_size < 65500 else np.dtype(np.int32)
 
@@ -46,7 +51,15 @@ def idx_path(prefix: Path) -> Path:
 
 
 def manifest_path(prefix: Path) -> Path:
+    """Beside the token files; like theirs, `prefix` includes `_text_document`."""
     return Path(f"{prefix}.manifest.json")
+
+
+def existing_files(prefix: Path) -> list[str]:
+    """A problem for each file of this prefix that is there already."""
+    paths = (bin_path(prefix), idx_path(prefix), manifest_path(prefix))
+    reason = "exists already and is not written over: delete it or give another prefix"
+    return [f"{path} {reason}" for path in paths if path.exists()]
 
 
 def read_manifest(prefix: Path) -> dict:
@@ -59,44 +72,53 @@ def read_manifest(prefix: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{path}: no such file; the token files are unfinished, or not from tools/preprocess_data.py: make them again"
+            f"{path}: no such file, so the token files are unfinished: make them again with tools/preprocess_data.py"
         ) from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); make the token files again") from None
 
 
+def write_manifest(prefix: Path, manifest: dict) -> None:
+    """Write the manifest, which makes the token files complete."""
+    write_json_atomically(manifest_path(prefix), manifest)
+
+
 class IndexedWriter:
     """Writes one pair of token files under temporary names; `close` gives them their own, an exception removes them.
 
-    Memory is 12 bytes for a sequence and 8 for a document.
-
     Args:
         prefix: of the files; nothing there is written over.
-        dtype: of the tokens, from `token_dtype`.
+        dtype: of the tokens, from `best_dtype`.
         with_modes: documents come with a mode for each sequence.
+    Raises:
+        DataError: the files exist.
     """
 
     def __init__(self, prefix: Path, dtype: np.dtype, with_modes: bool = False):
-        self.prefix = Path(prefix)
-        existing = [path for path in (bin_path(prefix), idx_path(prefix), manifest_path(prefix)) if path.exists()]
+        existing = existing_files(prefix)
         if existing:
-            raise DataError(
-                [f"{path} exists already and is not written over: delete it or name another" for path in existing]
-            )
-        self._dtype = dtype
+            raise DataError(existing)
+        self.prefix = Path(prefix)
+        self._dtype = np.dtype(dtype)
         self._lengths = array("i")
         self._documents = array("q", [0])
         self._modes = array("b") if with_modes else None
         self._hash = hashlib.sha256()
-        self._unfinished = bin_path(f"{prefix}.unfinished-{os.getpid()}")
-        self._bin = open(self._unfinished, "wb")
+        self._unfinished_bin = bin_path(f"{prefix}.unfinished-{os.getpid()}")
+        self._unfinished_idx = idx_path(f"{prefix}.unfinished-{os.getpid()}")
+        self._bin = open(self._unfinished_bin, "wb")
 
     def __enter__(self) -> IndexedWriter:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._bin.close()
-        self._unfinished.unlink(missing_ok=True)
+        try:
+            if kind is None and not self._bin.closed:
+                self.close()
+        finally:
+            self._bin.close()
+            self._unfinished_bin.unlink(missing_ok=True)
+            self._unfinished_idx.unlink(missing_ok=True)
 
     @property
     def num_documents(self) -> int:
@@ -109,91 +131,124 @@ class IndexedWriter:
             sequences: its tokens, in one list or several.
             modes: LOSS or CONTEXT for each sequence, in files `with_modes`.
         """
-        tokens = np.concatenate([np.asarray(sequence, dtype=self._dtype) for sequence in sequences]).tobytes()
-        self._bin.write(tokens)
-        self._hash.update(tokens)
-        self._lengths.extend(map(len, sequences))
-        self._documents.append(len(self._lengths))
+        tokens = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
+        self.add_documents(tokens, np.array([[len(sequence) for sequence in sequences]]), modes)
+
+    def add_documents(self, tokens: np.ndarray, lengths: np.ndarray, modes: list[int] | None = None) -> None:
+        """Append documents that have equally many sequences.
+
+        Args:
+            tokens: integers [sum of `lengths`], of all sequences one after the other.
+            lengths: integers [documents, sequences of each].
+            modes: LOSS or CONTEXT for each sequence of a document, in files `with_modes`; the same for all documents.
+        Raises:
+            ValueError: a token that the dtype cannot hold, or modes that do not fit the file.
+        """
+        documents, sequences = lengths.shape
+        if len(modes or ()) != (sequences if self._modes is not None else 0):
+            raise ValueError(f"{sequences} sequences and modes {modes}: one for each in files with modes, else none")
+        content = tokens.astype(self._dtype)
+        if tokens.dtype != self._dtype and not np.array_equal(content, tokens):
+            raise ValueError(f"{self.prefix}: tokens from {tokens.min()} to {tokens.max()} do not fit {self._dtype}")
+        self._bin.write(content)
+        self._hash.update(content)
+        first_end = len(self._lengths) + sequences
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
+        self._documents.extend(range(first_end, len(self._lengths) + 1, sequences))
         if self._modes is not None:
-            self._modes.extend(modes)
+            self._modes.extend(modes * documents)
 
     def close(self) -> dict:
-        """Finish both files; returns their counts and hashes for the manifest."""
-        lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        itemsize = self._dtype.itemsize
-        ends = np.cumsum(lengths, dtype=np.int64) * itemsize
-        pointers = ends - lengths.astype(np.int64) * itemsize
-        code = next(code for code, dtype in DTYPES.items() if dtype == self._dtype)
-        modes = self._modes.tobytes() if self._modes is not None else b""
-        index = b"".join(
-            (
-                HEADER.pack(MAGIC, VERSION, code, len(self._lengths), len(self._documents)),
-                lengths.tobytes(),
-                pointers.tobytes(),
-                self._documents.tobytes(),
-                modes,
-            )
-        )
-        unfinished_index = self._unfinished.with_suffix(".idx")
-        unfinished_index.write_bytes(index)
+        """Finish both files and make sure they are on disk; returns their counts and hashes for the manifest."""
+        index_hash = hashlib.sha256()
+        with open(self._unfinished_idx, "wb") as file:
+            for part in self._index():
+                file.write(part)
+                index_hash.update(part)
+            _flush_to_disk(file)
+            index_bytes = file.tell()
+        _flush_to_disk(self._bin)
         self._bin.close()
-        self._unfinished.rename(bin_path(self.prefix))
-        unfinished_index.rename(idx_path(self.prefix))
+        self._unfinished_bin.rename(bin_path(self.prefix))
+        self._unfinished_idx.rename(idx_path(self.prefix))
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        tokens = int(lengths.sum(dtype=np.int64))
         counts = {
             "documents": self.num_documents,
-            "sequences": len(self._lengths),
-            "tokens": int(lengths.sum(dtype=np.int64)),
-            "bin_bytes": int(ends[-1]) if len(ends) else 0,
-            "idx_bytes": len(index),
+            "sequences": len(lengths),
+            "tokens": tokens,
+            "dtype": self._dtype.name,
+            "bin_bytes": tokens * self._dtype.itemsize,
+            "idx_bytes": index_bytes,
             "sha256": self._hash.hexdigest(),
-            "idx_sha256": hashlib.sha256(index).hexdigest(),
+            "idx_sha256": index_hash.hexdigest(),
         }
         if self._modes is not None:
-            counts["loss_tokens"] = int(lengths[np.frombuffer(modes, dtype=np.int8) == LOSS].sum(dtype=np.int64))
+            learnt = np.frombuffer(self._modes, dtype=np.int8) == LOSS
+            counts["loss_tokens"] = int(lengths[learnt].sum(dtype=np.int64))
         return counts
 
+    def _index(self) -> Iterator[bytes | array | np.ndarray]:
+        """The parts of the .idx file, in its order."""
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        ends = np.cumsum(lengths, dtype=np.int64) * self._dtype.itemsize
+        pointers = ends - lengths * np.int64(self._dtype.itemsize)
+        code = next(code for code, dtype in DTYPES.items() if dtype == self._dtype)
+        yield HEADER.pack(MAGIC, VERSION, code, len(self._lengths), len(self._documents))
+        yield self._lengths
+        yield pointers
+        yield self._documents
+        if self._modes is not None:
+            yield self._modes
 
-def write_manifest(prefix: Path, manifest: dict) -> None:
-    """Write the manifest, which makes the token files complete."""
-    write_json_atomically(manifest_path(prefix), manifest)
+
+def _flush_to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 class IndexedReader:
     """Maps one pair of token files into memory.
 
     Raises:
-        DataError: files are missing, not in this format, or of another size than the index says.
+        DataError: files are missing, not in this format, empty, or of another size than the index says.
     """
 
     def __init__(self, prefix: Path):
         self.prefix = Path(prefix)
-        problems = [f"{path}: no such file" for path in (bin_path(prefix), idx_path(prefix)) if not path.is_file()]
-        if problems:
-            raise DataError(f"{'; '.join(problems)} (a prefix is the path without .bin and .idx)")
-        self._index = np.memmap(idx_path(prefix), mode="r", dtype=np.uint8)
-        self._read_header()
-        expected = int(self._lengths.sum(dtype=np.int64)) * self._dtype.itemsize
-        found = bin_path(prefix).stat().st_size
+        missing = [str(path) for path in (bin_path(prefix), idx_path(prefix)) if not path.is_file()]
+        if missing:
+            raise DataError(f"{' and '.join(missing)}: no such file (a prefix is the path without .bin and .idx)")
+        self._read_index(_map(idx_path(prefix), np.uint8))
+        expected, found = self.num_tokens * self._dtype.itemsize, bin_path(prefix).stat().st_size
         if found != expected:
             raise DataError(f"{bin_path(prefix)}: {found} bytes, but its index counts {expected}; make the files again")
 
-    def _read_header(self) -> None:
+    def _read_index(self, index: np.ndarray) -> None:
         file = idx_path(self.prefix)
-        if len(self._index) < HEADER.size:
-            raise DataError(f"{file}: {len(self._index)} bytes is too short for an index; make the files again")
-        magic, version, code, sequences, documents = HEADER.unpack(self._index[: HEADER.size].tobytes())
+        if len(index) < HEADER.size:
+            raise DataError(f"{file}: {len(index)} bytes is too short for an index; make the files again")
+        magic, version, code, sequences, documents = HEADER.unpack(index[: HEADER.size].tobytes())
         if magic != MAGIC or version != VERSION or code not in DTYPES:
-            raise DataError(f"{file}: not an index of int32 or uint16 tokens of version {VERSION} (magic {magic!r})")
+            raise DataError(
+                f"{file}: not an index of int32 or uint16 tokens (found {magic!r}, version {version}, dtype code "
+                f"{code}); make the files again with tools/preprocess_data.py"
+            )
         sizes = (4 * sequences, 8 * sequences, 8 * documents)
         without_modes = HEADER.size + sum(sizes)
-        if len(self._index) not in (without_modes, without_modes + sequences):
-            raise DataError(f"{file}: {len(self._index)} bytes, but {without_modes} were expected; make the files again")
+        if len(index) not in (without_modes, without_modes + sequences):
+            raise DataError(
+                f"{file}: {len(index)} bytes, but its {sequences} sequences and {documents - 1} documents take "
+                f"{without_modes}, or {without_modes + sequences} with modes; make the files again"
+            )
+        if not sequences or documents < 2:
+            raise DataError(f"{file}: no document in it; make the files again from text")
         starts = np.cumsum([HEADER.size, *sizes])
         self._dtype = DTYPES[code]
-        self._lengths = self._index[starts[0] : starts[1]].view(np.int32)
-        self._documents = self._index[starts[2] : starts[3]].view(np.int64)
-        self._pointers = self._index[starts[1] : starts[2]].view(np.int64)
-        self._modes = self._index[starts[3] :].view(np.int8) if len(self._index) > without_modes else None
+        self._lengths = index[starts[0] : starts[1]].view(np.int32)
+        self._pointers = index[starts[1] : starts[2]].view(np.int64)
+        self._documents = index[starts[2] : starts[3]].view(np.int64)
+        self._modes = index[starts[3] :].view(np.int8) if len(index) > without_modes else None
 
     @property
     def num_documents(self) -> int:
@@ -205,11 +260,12 @@ class IndexedReader:
 
     @cached_property
     def num_tokens(self) -> int:
-        return int(self._lengths.sum(dtype=np.int64))
+        """The end of the last sequence, which is the sum of all lengths."""
+        return int(self._pointers[-1]) // self._dtype.itemsize + int(self._lengths[-1])
 
     @cached_property
     def _tokens(self) -> np.ndarray:
-        return np.memmap(bin_path(self.prefix), mode="r", dtype=self._dtype)
+        return _map(bin_path(self.prefix), self._dtype)
 
     def _starts(self, documents: np.ndarray) -> np.ndarray:
         """int64 [n]: the token that each document begins with; one number beyond the last document is allowed."""
@@ -222,13 +278,25 @@ class IndexedReader:
         return self._starts(documents + 1) - self._starts(documents)
 
     def document(self, number: int) -> np.ndarray:
-        """The tokens of a document, all its sequences joined."""
+        """int32 or uint16 [tokens]: a document, all its sequences joined; a read-only view of the file."""
         start, stop = self._starts(np.array([number, number + 1]))
         return self._tokens[start:stop]
 
     def document_loss_mask(self, number: int) -> np.ndarray | None:
-        """bool, one for each token of the document: whether it is to be predicted. None in files where all are."""
+        """bool [tokens of the document]: whether each is to be predicted. None in files where all are."""
         if self._modes is None:
             return None
         first, last = self._documents[number : number + 2]
         return np.repeat(self._modes[first:last] == LOSS, self._lengths[first:last])
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    """A read-only view of a file; it stays open as long as the view is in use."""
+    if not path.stat().st_size:
+        raise DataError(f"{path}: empty; make the files again")
+    try:
+        return np.memmap(path, mode="r", dtype=dtype).view(np.ndarray)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise DataError(f"{path}: too many open files; each source needs two: raise `ulimit -n`") from None

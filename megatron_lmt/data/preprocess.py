@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import megatron_lmt
-from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, token_dtype, write_manifest
+from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, best_dtype, write_manifest
 from megatron_lmt.data.records import parse_record, read_lines
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, DataError, Problems
@@ -124,7 +124,7 @@ def _write(
 ) -> dict:
     began = time.perf_counter()
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    dtype = token_dtype(tokenizer.vocab_size)
+    dtype = best_dtype(tokenizer.vocab_size)
     with IndexedWriter(prefix, dtype, with_modes=bool(recipe.loss_keys)) as writer:
         for path in inputs:
             for documents in _tokenised(pool, recipe, path, workers):

@@ -1,0 +1,226 @@
+"""What the corpus builders share: the inputs named in their TOML file, and the folder they write.
+
+Inputs are monolingual documents, files of pairs, and multi-way text with one line-aligned file for each language.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import field_validator, model_validator
+from tqdm import tqdm
+
+from megatron_lmt.data.records import read_aligned, read_documents, read_pairs
+from megatron_lmt.errors import ConfigError, DataError, UserError
+from megatron_lmt.files import write_json_atomically
+from megatron_lmt.languages import check_languages, languages, pairs, split_direction
+from megatron_lmt.toml_config import Section
+
+
+class Monolingual(Section):
+    """`[[monolingual]]`: one file of documents for each language; `{language}` in the path."""
+
+    path: str
+    languages: list[str] | str
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, value: list[str] | str) -> list[str]:
+        return list(languages()) if value == "all" else as_value_error(_checked_languages, value)
+
+
+class Parallel(Section):
+    """`[[pairs]]`: one tsv file for each pair, with `{source}` and `{target}` in the path.
+    `[[aligned]]`: one file for each language, with `{language}` in the path, of which pairs are made.
+
+    `pairs` is a list such as ["en-de"], or a group: "en-centric", "zh-centric", "all".
+    """
+
+    path: str
+    pairs: list[str] | str
+    exclude: list[str] = []
+
+    @model_validator(mode="after")
+    def _check_pairs(self):
+        as_value_error(self.names)
+        return self
+
+    def names(self) -> list[str]:
+        """The pairs, without the excluded ones."""
+        chosen = pairs(self.pairs) if isinstance(self.pairs, str) else self.pairs
+        for pair in chosen:
+            split_direction(pair)
+        absent = [pair for pair in self.exclude if pair not in chosen]
+        if absent:
+            raise ConfigError(f"exclude names {absent}, which are not among the pairs")
+        return [pair for pair in chosen if pair not in self.exclude]
+
+
+class CorpusConfig(Section):
+    """Keys that both builders have. Paths are relative to `root`, and `root` to the folder of the TOML file."""
+
+    root: str = "."
+    seed: int = 1234
+    pairs: list[Parallel] = []
+    aligned: list[Parallel] = []
+
+
+def _checked_languages(codes: list[str] | str) -> list[str]:
+    codes = [codes] if isinstance(codes, str) else codes
+    check_languages(codes)
+    return codes
+
+
+def as_value_error(check, *arguments):
+    """pydantic collects ValueErrors; ours would end its work at the first one."""
+    try:
+        return check(*arguments)
+    except UserError as error:
+        raise ValueError("; ".join(error.problems)) from None
+
+
+def resolve_root(root: str, config_file: Path) -> Path:
+    """`root` with environment variables filled in, relative to the folder of the config.
+
+    Raises:
+        ConfigError: a variable is not set, or there is no such folder.
+    """
+    expanded = os.path.expandvars(root)
+    folder = (config_file.resolve().parent / expanded).resolve()
+    if "$" in expanded or not folder.is_dir():
+        raise ConfigError(f"{config_file}: root = {root!r}: no such folder ({expanded}); set the variable, or give --root")
+    return folder
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """Documents of one language. `name` is the path as the config has it: it says where a record is from."""
+
+    name: str
+    path: Path
+    language: str
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.path]
+
+    def records(self) -> Iterator[tuple[int, str]]:
+        return read_documents(self.path)
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Sentence pairs of `source` and `target`, from one tsv file or from two aligned ones."""
+
+    name: str
+    paths: list[Path]
+    source: str
+    target: str
+
+    def records(self) -> Iterator[tuple[int, str, str]]:
+        """(line number, source sentence, target sentence)"""
+        if len(self.paths) == 1:
+            yield from read_pairs(self.paths[0])
+        else:
+            for number, (source, target) in read_aligned(self.paths):
+                yield number, source, target
+
+
+def text_files(sections: list[Monolingual], root: Path) -> list[TextFile]:
+    return [
+        TextFile(name := section.path.format(language=code), root / name, code)
+        for section in sections
+        for code in section.languages
+    ]
+
+
+def pair_files(config: CorpusConfig, root: Path) -> list[PairFiles]:
+    """One for each pair of each section, in the order of the file."""
+    found = []
+    for section in config.pairs:
+        for source, target in map(split_direction, section.names()):
+            name = section.path.format(source=source, target=target)
+            found.append(PairFiles(name, [root / name], source, target))
+    for section in config.aligned:
+        for source, target in map(split_direction, section.names()):
+            names = [section.path.format(language=code) for code in (source, target)]
+            found.append(PairFiles("+".join(names), [root / name for name in names], source, target))
+    return found
+
+
+def check_inputs(inputs: list[TextFile | PairFiles]) -> None:
+    """
+    Raises:
+        DataError: files that are not there, all of them; or there is no input at all.
+    """
+    missing = [f"{path}: no such file" for path in dict.fromkeys(p for i in inputs for p in i.paths) if not path.is_file()]
+    if missing or not inputs:
+        raise DataError(missing or "no input: name [[monolingual]], [[pairs]] or [[aligned]] files")
+
+
+def chance(*parts: Any) -> float:
+    """A number in [0, 1) that depends on `parts` alone: the same in any order of work and on any machine."""
+    digest = hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+class CorpusFolder:
+    """A new folder of jsonl files, one for each source; it gets its name only when all of it is written.
+
+    Args:
+        output: must not exist.
+    """
+
+    def __init__(self, output: Path):
+        self.output = output
+        self._unfinished = output.with_name(output.name + ".unfinished")
+        if output.exists():
+            raise ConfigError(f"{output} exists already and is not written over: delete it or name another folder")
+        if self._unfinished.exists():
+            raise ConfigError(f"{self._unfinished} is what an interrupted run left behind: delete it")
+        self._files: dict[str, TextIO] = {}
+        self.records: dict[str, int] = {}
+
+    def __enter__(self) -> CorpusFolder:
+        self._unfinished.mkdir(parents=True)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._unfinished.exists():
+            shutil.rmtree(self._unfinished)
+
+    def add(self, name: str, record: dict[str, str]) -> None:
+        """Append a record to `<name>.jsonl`."""
+        if name not in self._files:
+            self._files[name] = open(self._unfinished / f"{name}.jsonl", "w", encoding="utf-8")
+            self.records[name] = 0
+        self._files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.records[name] += 1
+
+    def finish(self, summary: dict) -> None:
+        """Write corpus.json and give the folder its name.
+
+        Raises:
+            DataError: there is no record.
+        """
+        if not self.records:
+            raise DataError(f"no record was made; {self.output} was not written")
+        for file in self._files.values():
+            file.close()
+        write_json_atomically(self._unfinished / "corpus.json", {**summary, "records": self.records})
+        self._unfinished.rename(self.output)
+
+
+def with_progress(inputs: list) -> Iterator:
+    """The inputs, with a progress bar over them."""
+    return tqdm(inputs, unit="file", desc="building", mininterval=1 if sys.stderr.isatty() else 30)

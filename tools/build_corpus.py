@@ -1,0 +1,37 @@
+"""Build the text of continued pre-training (cpt) or supervised fine-tuning (sft): one jsonl file for each source."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.data.sft_corpus import build_sft_corpus
+from megatron_lmt.errors import run_command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    stages = parser.add_subparsers(dest="stage", required=True)
+    for stage, text in (("cpt", "documents and pairs in LMT's format"), ("sft", "chat prompts and their targets")):
+        command = stages.add_parser(stage, help=text)
+        command.add_argument("--config", type=Path, required=True, help="TOML file that names the inputs")
+        command.add_argument("--output", type=Path, required=True, help="new folder for the jsonl files")
+        command.add_argument("--root", help="folder of the inputs, instead of the one in the config")
+        if stage == "sft":
+            command.add_argument("--tokenizer", type=Path, required=True, help="folder with the chat template")
+    arguments = parser.parse_args()
+    if arguments.stage == "cpt":
+        records = build_cpt_corpus(arguments.config, arguments.output, arguments.root)
+        mono = [count for name, count in records.items() if name.startswith("mono.")]
+        parallel = [count for name, count in records.items() if not name.startswith("mono.")]
+        print(f"{len(mono)} monolingual sources: {sum(mono):,} documents")
+        print(f"{len(parallel)} directions: {sum(parallel):,} documents → {arguments.output}")
+    else:
+        counts = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root)
+        before, after = (sum(count[key] for count in counts.values()) for key in ("before", "after"))
+        print(f"{len(counts)} directions: {before:,} instances, {after:,} after downsampling → {arguments.output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -11,13 +11,20 @@ from megatron_lmt.errors import run_command
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", type=Path, nargs="+", required=True, help="jsonl or plain text files, also gzipped")
-    parser.add_argument("--json-key", default="text", help="key of the text in jsonl files (default: text)")
-    parser.add_argument("--vocab-size", type=int, required=True, help="number of tokens, special tokens included")
-    parser.add_argument("--output", type=Path, required=True, help="new folder")
+    parser.add_argument(
+        "--input", type=Path, nargs="+", required=True, metavar="FILE", help="jsonl or plain text files, also gzipped"
+    )
+    parser.add_argument(
+        "--json-keys", nargs="+", default=["text"], metavar="KEY", help="of the text in jsonl files (default: text)"
+    )
+    parser.add_argument(
+        "--vocab-size", type=int, required=True, metavar="N", help="number of tokens, the three special ones included"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
     arguments = parser.parse_args()
-    size = train_tokenizer(arguments.input, arguments.json_key, arguments.vocab_size, arguments.output)
-    print(f"{size} tokens → {arguments.output}")
+    size = train_tokenizer(arguments.input, arguments.json_keys, arguments.vocab_size, arguments.output)
+    shortfall = "" if size == arguments.vocab_size else f" (the text is too small for {arguments.vocab_size})"
+    print(f"{size} tokens{shortfall} → {arguments.output}")
 
 
 if __name__ == "__main__":

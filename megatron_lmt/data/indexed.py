@@ -4,8 +4,8 @@
 sequence of each document, and (in files with a loss mask) a mode byte for each sequence. The manifest is written last:
 token files without one are unfinished.
 
-Cost: writing keeps 4 bytes for a sequence and 8 for a document, and at the end 24 more for a sequence. Reading maps both
-files into memory; opening looks only at the ends of the index, so its cost does not depend on the size. A reader in use
+Cost: writing keeps 4 bytes for a sequence and 8 for a document, and at the end 24 more for a sequence. Reading maps
+both files into memory; opening looks only at the ends of the index, so its cost does not depend on the size. A reader
 holds two open files.
 
 Next on the path: `mixture.py` decides which documents come when.

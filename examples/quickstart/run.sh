@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# From text to a translating model, in minutes, on a CPU:  bash examples/quickstart/run.sh [WORKDIR]
+#
+# corpus -> tokenizer -> tokens -> CPT (2 processes) -> SFT (2 processes) -> export -> translations -> report
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/../steps.sh"
+work=$(realpath -m "${1:-$repository/runs/quickstart}")
+mkdir -p "$work"
+cd "$work"
+cp "$here/config.json" "$work/"
+began=$SECONDS
+
+preprocess() {
+    python "$repository/tools/preprocess_data.py" --tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer \
+        --workers 2 "$@"
+}
+train() { # run files name their inputs relative to the work directory
+    torchrun --nproc-per-node 2 --master-port "$((20000 + RANDOM % 9000))" -m megatron_lmt.train "$1" root="$work"
+}
+
+step tokenizer tokenizer python "$repository/tools/train_tokenizer.py" \
+    --input "$here"/corpus/??.txt --vocab-size 2048 --output tokenizer
+step cpt_text cpt_text python "$repository/tools/build_corpus.py" cpt --config "$here/cpt_corpus.toml" --output cpt_text
+step cpt_tokens cpt_tokens preprocess --input-dir cpt_text --output-dir cpt_tokens --append-eod
+step cpt - train "$here/cpt.toml"
+step sft_text sft_text python "$repository/tools/build_corpus.py" sft --config "$here/sft_corpus.toml" \
+    --tokenizer tokenizer --output sft_text
+step sft_tokens sft_tokens preprocess --input-dir sft_text --output-dir sft_tokens --json-keys prompt target --loss-keys target
+step sft - train "$here/sft.toml"
+step export model python "$repository/tools/checkpoint/convert.py" --loader mcore --saver hf --load-dir sft --save-dir model
+step report report python "$here/report.py" --corpus "$here/corpus" --work . --output report
+
+echo
+cat report/report.txt
+echo
+echo "the whole run took $((SECONDS - began)) s (steps done before are not counted); everything is in $work"

@@ -1,15 +1,19 @@
-"""Shared by all tests."""
+"""Fixtures: real text where it is, a small tokenizer, tokens and run files made from the quickstart's corpus."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.data.preprocess import Recipe, preprocess
 from megatron_lmt.data.train_tokenizer import train_tokenizer
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
+QUICKSTART = REPOSITORY / "examples" / "quickstart"
 
 LINES = [
     "The committee of the whole house met on Thursday, and its members spoke for two hours about water and bread.",
@@ -24,6 +28,61 @@ LINES = [
     "คณะกรรมการประชุมกันในวันพฤหัสบดี และพูดคุยเรื่องน้ำและขนมปังเป็นเวลาสองชั่วโมง",
     "위원회는 목요일에 모였고, 위원들은 두 시간 동안 물과 빵에 대해 이야기했다.",
 ]
+
+TINY_MODEL = {
+    "model_type": "qwen3",
+    "architectures": ["Qwen3ForCausalLM"],
+    "vocab_size": 701,  # odd: needs padding under any tensor parallelism
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,  # not hidden_size / heads
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "initializer_range": 0.05,
+    "tie_word_embeddings": True,
+}
+
+TINY_RUN = """
+output_dir = "run"
+seed = 7
+
+[model]
+hf_config = "config.json"
+
+[data]
+tokenizer_type = "HuggingFaceTokenizer"
+tokenizer_model = "tokenizer"
+seq_length = 64
+
+[data.mixture.mono]
+weight = 1
+path = "tokens/mono.{language}_text_document"
+languages = ["en", "zh", "ar"]
+
+[data.mixture.parallel]
+weight = 1
+path = "tokens/{direction}_text_document"
+directions = ["en-zh", "zh-en"]
+
+[train]
+train_iters = 20
+micro_batch_size = 2
+global_batch_size = 8
+
+[optimizer]
+lr = 3e-3
+
+[validation]
+eval_interval = 10
+sources = { zh = "tokens/mono.zh_text_document" }
+
+[checkpoint]
+save_interval = 10
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,3 +108,36 @@ def tiny_tokenizer(tmp_path_factory) -> Path:
     text.write_text("\n".join(LINES) + "\n", encoding="utf-8")
     assert train_tokenizer([text], ["text"], 512, folder) == 512
     return folder
+
+
+@pytest.fixture(scope="session")
+def quickstart_tokenizer(tmp_path_factory) -> Path:
+    """A tokenizer of 700 tokens, trained on the quickstart's corpus."""
+    folder = tmp_path_factory.mktemp("quickstart") / "tokenizer"
+    train_tokenizer(sorted(QUICKSTART.glob("corpus/??.txt")), ["text"], 700, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokens(tmp_path_factory, quickstart_tokenizer) -> Path:
+    """Token files of the quickstart's CPT corpus."""
+    folder = tmp_path_factory.mktemp("tokens")
+    build_cpt_corpus(QUICKSTART / "cpt_corpus.toml", folder / "text")
+    files = sorted(folder.glob("text/*.jsonl"))
+    recipe = Recipe("HuggingFaceTokenizer", quickstart_tokenizer)
+    preprocess(recipe, {folder / "tokens" / file.stem: [file] for file in files}, workers=1)
+    return folder / "tokens"
+
+
+@pytest.fixture
+def tiny_run(tmp_path, quickstart_tokenizer, tiny_tokens) -> Path:
+    """A run file in a folder of its own, with all that it names."""
+    return make_run(tmp_path, quickstart_tokenizer, tiny_tokens)
+
+
+def make_run(folder: Path, tokenizer: Path, tokens: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps(TINY_MODEL))
+    (folder / "tokenizer").symlink_to(tokenizer)
+    (folder / "tokens").symlink_to(tokens)
+    (folder / "run.toml").write_text(TINY_RUN)
+    return folder / "run.toml"

@@ -9,7 +9,7 @@ from pathlib import Path
 from megatron_lmt.errors import run_command
 from megatron_lmt.eval.translate import Translator
 
-DIRECTIONS = ["en-zh", "en-de", "en-es", "en-ru", "en-ja", "en-ar", "en-hi", "zh-en", "ja-en", "hi-en"]
+DIRECTIONS = ["en-zh", "en-es", "en-ja", "en-ru", "zh-en", "es-en", "ja-en", "ru-en"]
 SENTENCES = 16
 SHOWN = 3
 

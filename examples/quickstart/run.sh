@@ -19,7 +19,7 @@ train() { # run files name their inputs relative to the work directory
 }
 
 step tokenizer tokenizer python "$repository/tools/train_tokenizer.py" \
-    --input "$here"/corpus/??.txt --vocab-size 2048 --output tokenizer
+    --input "$here"/corpus/??.txt "$here/prompts.txt" --vocab-size 2048 --output tokenizer
 step cpt_text cpt_text python "$repository/tools/build_corpus.py" cpt --config "$here/cpt_corpus.toml" --output cpt_text
 step cpt_tokens cpt_tokens preprocess --input-dir cpt_text --output-dir cpt_tokens --append-eod
 step cpt - train "$here/cpt.toml"

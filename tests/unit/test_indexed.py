@@ -34,7 +34,7 @@ def write(prefix, dtype=np.uint16, with_modes=False) -> dict:
 
 
 def write_with_megatron(prefix, dtype, with_modes) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype, multimodal=with_modes)
@@ -54,7 +54,6 @@ def test_files_are_those_of_megatron_core(tmp_path, dtype, with_modes):
 
 
 def test_megatron_core_reads_our_files(tmp_path):
-    pytest.importorskip("torch")
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
     write(tmp_path / "x", with_modes=True)
@@ -68,7 +67,6 @@ def test_megatron_core_reads_our_files(tmp_path):
 
 @pytest.mark.parametrize("vocab_size", [100, 65499, 65500, 151936])
 def test_dtype_is_the_one_megatron_core_chooses(vocab_size):
-    pytest.importorskip("torch")
     from megatron.core.datasets.indexed_dataset import DType
 
     assert best_dtype(vocab_size) == DType.optimal_dtype(vocab_size)

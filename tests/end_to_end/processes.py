@@ -1,0 +1,54 @@
+"""Start the trainer and the tools as a user does, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def training_command(run_file: Path, processes: int, *overrides: str) -> list[str]:
+    command = ["-m", "megatron_lmt.train", str(run_file), *overrides]
+    if processes == 1:
+        return [sys.executable, *command]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [sys.executable, *launcher, *command]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(command: list[str], code: int = 0, timeout: int = 180) -> str:
+    """Run a command to its end and check its exit code; returns what it wrote to stdout and stderr."""
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output
+    return output
+
+
+def train(run_file: Path, processes: int, *overrides: str) -> str:
+    return run(training_command(run_file, processes, *overrides))
+
+
+def tool(name: str, *arguments: str | Path, code: int = 0) -> str:
+    return run([sys.executable, str(REPOSITORY / "tools" / name), *map(str, arguments)], code)
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(run_dir: Path, name: str = "lm_loss") -> list[float]:
+    return [step[name] for step in metrics(run_dir)]

@@ -1,0 +1,128 @@
+"""Bad input: a clear error before any process group starts, an exit code that is not 0, nothing written over."""
+
+import json
+import shutil
+
+import pytest
+
+from megatron_lmt.data.preprocess import Recipe, preprocess
+from tests.conftest import TINY_MODEL
+from tests.end_to_end.processes import run, tool, train, training_command
+
+
+def refused(run_file, *overrides, processes=1):
+    """The errors of a run that must not start; the folder of its results must stay away."""
+    output = run(training_command(run_file, processes, *overrides), code=2 if processes == 1 else 1)
+    assert processes > 1 or "Traceback" not in output
+    assert not (run_file.parent / "run").exists()
+    assert "iteration" not in output
+    return output
+
+
+def change_model(folder, **changes):
+    (folder / "config.json").write_text(json.dumps({**TINY_MODEL, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.micro_batchsize=2", "train.micro_batchsize: unknown key; did you mean train.micro_batch_size?"),
+        ("data.seq_length=many", "data.seq_length: input should be a valid integer; the value is 'many'"),
+        ("data.mixture.mono.path=tokens/absent.{language}", "tokens/absent.zh.bin"),
+        ("data.tokenizer_model=nowhere", "nowhere: no such file or folder"),
+        ("data.seq_length=512", "data.seq_length = 512 is beyond max_position_embeddings = 256"),
+        ("train.global_batch_size=7", "train.global_batch_size = 7 is not a multiple of"),
+        ("model.pretrained_checkpoint=nothing", "nothing: no such folder"),
+        ("model.hf_config=absent.json", "absent.json: no such file"),
+    ],
+)
+def test_a_wrong_run_file(tiny_run, override, message):
+    assert message in refused(tiny_run, override)
+
+
+def test_everything_wrong_is_reported_at_once(tiny_run):
+    change_model(tiny_run.parent, num_key_value_heads=1, vocab_size=600)
+    output = refused(
+        tiny_run,
+        "parallel.tensor_model_parallel_size=2",
+        "parallel.pipeline_model_parallel_size=3",
+        'data.mixture.parallel.directions=["en-fi"]',
+    )
+    assert "tensor_model_parallel_size = 2 does not divide num_key_value_heads = 1" in output
+    assert "pipeline_model_parallel_size = 3 does not divide num_hidden_layers = 4" in output
+    assert "1 processes cannot be divided into groups" in output
+    assert "tokens/en-fi_text_document.bin" in output
+    assert "data.tokenizer_model has 700 tokens, but vocab_size = 600" in output
+
+
+def test_heads_that_cannot_be_divided_under_torchrun(tiny_run):
+    change_model(tiny_run.parent, num_key_value_heads=1)
+    output = refused(tiny_run, "parallel.tensor_model_parallel_size=2", processes=2)
+    assert output.count("does not divide num_key_value_heads") == 1  # one process speaks for all
+
+
+def test_fields_of_a_model_that_is_not_qwen3(tiny_run):
+    change_model(tiny_run.parent, model_type="llama", attention_bias=True, rope_scaling={"rope_type": "yarn"})
+    output = refused(tiny_run)
+    for field in ("model_type = 'llama'", "attention_bias = True", "rope_scaling ="):
+        assert field in output
+
+
+def test_another_tokenizer_than_the_data_were_made_with(tiny_run, tiny_tokenizer):
+    output = refused(tiny_run, f"data.tokenizer_model={tiny_tokenizer}")
+    assert "tokens/mono.en_text_document was made with tokenizer HuggingFaceTokenizer:" in output
+
+
+def test_unfinished_and_damaged_token_files(tiny_run, quickstart_tokenizer):
+    folder = tiny_run.parent
+    shutil.copytree(folder / "tokens", folder / "copy")
+    (folder / "copy/mono.en_text_document.manifest.json").unlink()
+    with open(folder / "copy/mono.zh_text_document.bin", "ab") as file:
+        file.write(b"12")
+    output = refused(tiny_run, "data.mixture.mono.path=copy/mono.{language}_text_document")
+    assert "mono.en_text_document.manifest.json: no such file" in output
+    assert "mono.zh_text_document.bin" in output and "its index counts" in output
+
+
+def test_a_source_with_nothing_to_predict(tiny_run, quickstart_tokenizer):
+    folder = tiny_run.parent
+    (folder / "short.jsonl").write_text('{"text": "a"}\n')
+    recipe = Recipe("HuggingFaceTokenizer", quickstart_tokenizer, append_eod=False)
+    preprocess(recipe, {folder / "short": [folder / "short.jsonl"]})
+    output = refused(tiny_run, "data.mixture.mono={weight=1, path='short_text_document'}")
+    assert "no document of two tokens" in output
+
+
+def test_an_empty_corpus(tmp_path, quickstart_tokenizer):
+    (tmp_path / "empty.jsonl").write_text("")
+    tokenizer = ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", quickstart_tokenizer)
+    inputs = ("--input", tmp_path / "empty.jsonl", "--output-prefix", tmp_path / "out")
+    assert "no document in it" in tool("preprocess_data.py", *inputs, *tokenizer, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
+
+
+def test_checkpoint_of_another_model_and_folder_of_another_run(tiny_run):
+    folder = tiny_run.parent
+    train(tiny_run, 1, "train.train_iters=2", "output_dir=first")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "first").rglob("*")}
+
+    change_model(folder, hidden_size=64, tie_word_embeddings=False)
+    output = refused(tiny_run, "model.pretrained_checkpoint=first")
+    assert "is another model: hidden_size = 32, but 64 in model.hf_config" in output
+    assert "tie_word_embeddings = True, but False" in output
+
+    change_model(folder)
+    output = refused(tiny_run, "output_dir=first", "data.seq_length=32", "optimizer.lr=0.5", "train.train_iters=2")
+    assert "holds another run: seq_length = 64 before, 32 now" in output
+    assert "optimizer.lr = 0.003 before, 0.5 now" in output
+    assert {path: path.stat().st_mtime_ns for path in (folder / "first").rglob("*")} == before
+
+    (folder / "documents").mkdir()
+    (folder / "documents/thesis.tex").write_text("precious")
+    assert "has files in it that are not of a run" in refused(tiny_run, "output_dir=documents")
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tiny_run):
+    output = run([*training_command(tiny_run, 1), "--dry-run", "parallel.tensor_model_parallel_size=2"])
+    assert "mono" in output and "50.00%" in output
+    assert not (tiny_run.parent / "run").exists()

@@ -1,0 +1,121 @@
+"""Runs that are killed or told to stop go on exactly where they were."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.conftest import make_run
+from tests.end_to_end.processes import curve, environment, metrics, run, train, training_command
+
+LAYOUTS = {
+    "TP2-PP2": (4, "parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2"),
+    "DP2": (2,),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, quickstart_tokenizer, tiny_tokens):
+    folder = tmp_path_factory.mktemp("resume")
+    make_run(folder, quickstart_tokenizer, tiny_tokens)
+    return folder
+
+
+def start(run_file, processes, *overrides):
+    """Start a run in a process group of its own."""
+    command = training_command(run_file, processes, *overrides)
+    return subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def iterations_done(run_dir):
+    file = run_dir / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+def same_result(run_dir, undisturbed):
+    keys = ("iteration", "lm_loss", "grad_norm", "learning_rate", "data_fingerprint", "consumed_tokens")
+    mine, theirs = ([[step[key] for key in keys] for step in metrics(d)] for d in (run_dir, undisturbed))
+    assert mine == theirs  # bit for bit: JSON keeps every digit of a float
+    assert (run_dir / "ledger.json").read_text() == (undisturbed / "ledger.json").read_text()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sigkill_after_a_checkpoint_then_resume_is_bit_equal(folder, layout):
+    processes, *overrides = LAYOUTS[layout]
+    run_file, undisturbed, killed = folder / "run.toml", folder / f"{layout}-whole", folder / f"{layout}-killed"
+    train(run_file, processes, f"output_dir={undisturbed}", *overrides)
+    victim = start(run_file, processes, f"output_dir={killed}", *overrides)
+    wait_for(lambda: (killed / "checkpoints/iter_0000010/COMMITTED.json").is_file() and iterations_done(killed) >= 12)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert not (killed / "DONE").exists()
+    # what a save that was killed leaves behind is not a checkpoint
+    torn = killed / "checkpoints" / "iter_0000015"
+    torn.mkdir()
+    (torn / "common.pt").write_bytes(b"half")
+
+    output = train(run_file, processes, f"output_dir={killed}", *overrides)
+    assert f"resumed from {killed}/checkpoints/iter_0000010" in output
+    same_result(killed, undisturbed)
+
+
+def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder):
+    moved, whole = folder / "moved", folder / "DP2-whole"
+    subprocess.run(["cp", "-r", str(whole), str(moved)], check=True)
+    for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
+        (moved / name).unlink()
+    train(folder / "run.toml", 2, f"output_dir={moved}", "parallel.tensor_model_parallel_size=2")
+    assert curve(moved) == pytest.approx(curve(whole), rel=1e-5)
+    assert metrics(moved)[-1]["data_fingerprint"] == metrics(whole)[-1]["data_fingerprint"]
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_saves_and_exits_cleanly(folder, stop_signal):
+    stopped = folder / f"stopped-{stop_signal.name}"
+    run_file = folder / "run.toml"
+    process = start(run_file, 1, f"output_dir={stopped}", "checkpoint.save_interval=1000")
+    wait_for(lambda: iterations_done(stopped) >= 3)
+    process.send_signal(stop_signal)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 0, output
+    done = iterations_done(stopped)
+    assert f"stopped by a signal after iteration {done}" in output and done < 20
+    assert (stopped / "latest_checkpointed_iteration.txt").read_text() == f"{done}\n"
+    train(run_file, 1, f"output_dir={stopped}", "checkpoint.save_interval=1000")
+    assert [step["iteration"] for step in metrics(stopped)] == list(range(1, 21))
+
+
+def test_a_finished_run_says_so_and_does_nothing(folder):
+    whole = folder / "DP2-whole"
+    before = (whole / "metrics.jsonl").stat().st_mtime_ns
+    assert "already reached" in train(folder / "run.toml", 2, f"output_dir={whole}")
+    assert (whole / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(folder):
+    damaged = folder / "damaged"
+    subprocess.run(["cp", "-r", str(folder / "DP2-whole"), str(damaged)], check=True)
+    (damaged / "DONE").unlink()
+    file = next((damaged / "checkpoints/iter_0000020").glob("*.distcp"))
+    file.write_bytes(file.read_bytes()[:-1])
+    output = run(training_command(folder / "run.toml", 1, f"output_dir={damaged}"), code=2)
+    assert f"{file}: {file.stat().st_size} bytes instead of {file.stat().st_size + 1}" in output
+
+
+def test_old_checkpoints_are_deleted_when_asked(folder):
+    kept = folder / "kept"
+    train(folder / "run.toml", 1, f"output_dir={kept}", "checkpoint.save_interval=4", "checkpoint.keep_last=2")
+    assert sorted(path.name for path in (kept / "checkpoints").iterdir()) == ["iter_0000016", "iter_0000020"]
+    assert json.loads((kept / "resolved.json").read_text())["run"]["checkpoint"]["keep_last"] == 2

@@ -1,0 +1,175 @@
+"""The order of samples: exact weights, every document once in an epoch, whole documents, exact resume."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_lmt.config import DataSection
+from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
+from megatron_lmt.data.mixture import (
+    Interleaver,
+    Mixture,
+    Source,
+    SourceStream,
+    compile_sources,
+    pack,
+    pack_documents,
+    permute,
+)
+
+SEQ_LENGTH = 100
+
+
+def write_documents(prefix, lengths):
+    with IndexedWriter(prefix, np.dtype(np.int32)) as writer:
+        for number, length in enumerate(lengths):
+            writer.add_document([[number] * int(length)])
+        writer.close()
+    return IndexedReader(prefix)
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """600 documents: most are short, some just one token, some longer than a sample."""
+    lengths = np.random.default_rng(0).integers(2, 60, 600)
+    lengths[::50], lengths[7::100] = 1, 250
+    return write_documents(tmp_path / "documents", lengths)
+
+
+def test_294_sources_stay_within_one_sample_of_their_weights():
+    weights = np.random.default_rng(1).pareto(0.7, 294) + 1e-5
+    weights /= weights.sum()
+    interleaver = Interleaver(weights.tolist())
+    for turn in range(1, 20001):
+        interleaver.next_source()
+        assert np.abs(interleaver.drawn - weights * turn).max() < 1
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [1 - 1e-5, 1e-5], [1 / 3] * 3])
+def test_few_sources_stay_within_one_sample_of_their_weights(weights):
+    interleaver = Interleaver(weights)
+    for turn in range(1, 3001):
+        interleaver.next_source()
+        assert np.abs(interleaver.drawn - np.array(weights) * turn).max() <= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100, 1023, 1025])
+def test_permutation_has_each_place_once_and_depends_on_the_key(size):
+    places = np.arange(size, dtype=np.uint64)
+    one, other = permute(places, size, b"one"), permute(places, size, b"other")
+    assert sorted(one) == sorted(other) == list(range(size))
+    assert np.array_equal(one, permute(places, size, b"one"))
+    if size > 10:
+        assert not np.array_equal(one, other) and not np.array_equal(one, np.arange(size))
+
+
+def test_packing_fills_bins_and_loses_nothing():
+    lengths = np.random.default_rng(2).integers(1, 101, 5000).tolist()
+    bins = pack(lengths, 100)
+    assert sorted(item for members in bins for item in members) == list(range(5000))
+    assert all(sum(lengths[item] for item in members) <= 100 for members in bins)
+    assert sum(lengths) / (100 * len(bins)) > 0.99
+
+
+def test_every_document_is_seen_once_before_any_is_seen_twice(reader):
+    stream = SourceStream(reader, "x", seed=3, seq_length=SEQ_LENGTH)
+    with_loss = {i for i in range(reader.num_documents) if reader.document_lengths(np.array([i]))[0] > 1}
+    orders = []
+    seen: list[int] = []
+    while len(orders) < 3:
+        # documents in the order of their first piece; a document that ends an epoch may share a sample with the next
+        seen += [piece.document for piece in stream.next_pieces() if piece.start == 0]
+        if len(seen) >= len(with_loss):
+            epoch, seen = seen[: len(with_loss)], seen[len(with_loss) :]
+            assert set(epoch) == with_loss
+            orders.append(epoch)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_only_documents_longer_than_a_sample_are_cut(reader):
+    stream = SourceStream(reader, "x", seed=3, seq_length=SEQ_LENGTH)
+    positions: Counter = Counter()
+    while stream.epoch == 0:
+        for piece in stream.next_pieces():
+            length = int(reader.document_lengths(np.array([piece.document]))[0]) - 1
+            assert piece.stop - piece.start in (length, SEQ_LENGTH, length % SEQ_LENGTH)
+            positions[piece.document] += piece.stop - piece.start
+    for document, count in positions.items():
+        assert count % (int(reader.document_lengths(np.array([document]))[0]) - 1) == 0
+
+
+def test_samples_are_full(reader):
+    stream = SourceStream(reader, "x", seed=3, seq_length=SEQ_LENGTH)
+    filled = [sum(piece.stop - piece.start for piece in stream.next_pieces()) for _ in range(500)]
+    assert max(filled) <= SEQ_LENGTH and np.mean(filled) / SEQ_LENGTH > 0.99
+
+
+def test_validation_takes_each_document_once(reader):
+    pieces = [piece for sample in pack_documents(reader, SEQ_LENGTH) for piece in sample]
+    assert sum(piece.stop - piece.start for piece in pieces) == reader.num_tokens - reader.num_documents
+    assert len({(piece.document, piece.start) for piece in pieces}) == len(pieces)
+
+
+def make_mixture(tmp_path):
+    readers = {}
+    for name, count in (("a", 90), ("b", 7), ("c", 300)):
+        if not (tmp_path / f"{name}.bin").exists():
+            write_documents(tmp_path / name, np.random.default_rng(count).integers(2, 80, count))
+        readers[name] = IndexedReader(tmp_path / name)
+    sources = [Source(name, "group", tmp_path / name, weight) for name, weight in (("a", 0.5), ("b", 0.2), ("c", 0.3))]
+    return Mixture(sources, readers, seed=5, seq_length=SEQ_LENGTH)
+
+
+@pytest.mark.parametrize("stop_after", [1, 37, 150, 391])
+def test_a_resumed_mixture_goes_on_exactly(tmp_path, stop_after):
+    whole = make_mixture(tmp_path)
+    expected = [whole.next_sample() for _ in range(400)]
+    first = make_mixture(tmp_path)
+    for _ in range(stop_after):
+        first.next_sample()
+    second = make_mixture(tmp_path)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [second.next_sample() for _ in range(400 - stop_after)] == expected[stop_after:]
+    assert second.state_dict() == whole.state_dict()
+
+
+def test_ledger_counts_what_was_drawn(tmp_path):
+    mixture = make_mixture(tmp_path)
+    drawn = [mixture.next_sample() for _ in range(200)]
+    for number, row in enumerate(mixture.ledger(mixture.state_dict())):
+        mine = [sample for sample in drawn if sample.source == number]
+        pieces = [piece for sample in mine for piece in sample.pieces]
+        assert row["samples"] == len(mine)
+        assert row["tokens"] == sum(piece.stop - piece.start for piece in pieces)
+        assert row["documents"] == sum(piece.start == 0 for piece in pieces)
+        assert abs(row["samples"] - 200 * row["weight"]) < 1
+    assert mixture.consumed_samples == 200
+
+
+def test_seed_changes_the_order(tmp_path, reader):
+    one, other = (SourceStream(reader, "x", seed, SEQ_LENGTH).next_pieces() for seed in (1, 2))
+    assert one != other
+
+
+def test_weights_of_groups_are_shared_among_their_sources(tmp_path):
+    data = DataSection.model_validate(
+        {
+            "tokenizer_type": "HuggingFaceTokenizer",
+            "tokenizer_model": "t",
+            "seq_length": 8,
+            "mixture": {
+                "mono": {"weight": 1, "path": "{language}", "languages": ["en", "de", "fr", "ky"]},
+                "en": {"weight": 3, "path": "{source}-{target}", "directions": ["en-de", "de-en"], "within": "proportional"},
+            },
+        }
+    )
+    readers = {f"mono/{code}": None for code in ("en", "de", "fr", "ky")}
+    readers["en/en-de"] = write_documents(tmp_path / "en-de", [10] * 9)
+    readers["en/de-en"] = write_documents(tmp_path / "de-en", [10])
+    weights = {source.name: source.weight for source in compile_sources(data, Path("/data"), readers)}
+    assert weights["mono/ky"] == pytest.approx(1 / 16)
+    assert weights["en/en-de"] == pytest.approx(0.675) and weights["en/de-en"] == pytest.approx(0.075)
+    assert sum(weights.values()) == pytest.approx(1)

@@ -1,0 +1,269 @@
+"""Preprocessing: all text arrives as tokens in the order of the input, and bad input leaves nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from megatron_lmt.data import preprocess as preprocess_module
+from megatron_lmt.data.indexed import IndexedReader, read_manifest
+from megatron_lmt.data.preprocess import Recipe, preprocess, sources_in
+from megatron_lmt.data.tokenizer import load_tokenizer
+from megatron_lmt.errors import DataError, UserError
+
+TOOL = Path(__file__).parents[2] / "tools/preprocess_data.py"
+TEXTS = ["Wasser und Brot", "水和面包 <|im_start|>", "\u202f\u180e\u200d ᠮᠣᠩᠭᠣᠯ", "a\u2028b\u0085c\r d", " \n\n x"]
+
+
+def write_jsonl(path: Path, records: list) -> Path:
+    with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
+        for record in records:
+            line = record if isinstance(record, bytes) else json.dumps(record, ensure_ascii=False).encode()
+            file.write(line + b"\n")
+    return path
+
+
+def as_records(texts: list[str]) -> list[dict]:
+    return [{"text": text} for text in texts]
+
+
+@pytest.fixture
+def recipe(tiny_tokenizer):
+    return Recipe("HuggingFaceTokenizer", tiny_tokenizer)
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    return load_tokenizer("HuggingFaceTokenizer", tiny_tokenizer)
+
+
+@pytest.fixture
+def command(tiny_tokenizer):
+    tokenizer = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tiny_tokenizer)]
+    return [sys.executable, str(TOOL), *tokenizer, "--append-eod"]
+
+
+def documents(prefix: Path) -> list[list[int]]:
+    reader = IndexedReader(prefix)
+    return [reader.document(i).tolist() for i in range(reader.num_documents)]
+
+
+def test_each_line_becomes_a_document_that_ends_with_eod(tmp_path, recipe, tokenizer):
+    first = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS[:2]))
+    second = write_jsonl(tmp_path / "2.jsonl.gz", as_records(TEXTS[2:]))
+    preprocess(recipe, {tmp_path / "new" / "x": [second, first]})
+    found = documents(tmp_path / "new" / "x_text_document")
+    assert [tokenizer.decode(document[:-1]) for document in found] == TEXTS[2:] + TEXTS[:2]
+    assert found == [[*tokenizer.encode(text), tokenizer.eod] for text in TEXTS[2:] + TEXTS[:2]]
+    assert tokenizer.token_to_id("<|im_start|>") not in sum(found, [])
+
+
+def test_without_eod_documents_are_the_text_alone(tmp_path, tiny_tokenizer, tokenizer):
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
+    recipe = Recipe("HuggingFaceTokenizer", tiny_tokenizer, append_eod=False)
+    preprocess(recipe, {tmp_path / "x": [source]})
+    assert documents(tmp_path / "x_text_document") == tokenizer.encode_batch(TEXTS)
+
+
+def test_only_loss_keys_are_to_be_predicted(tmp_path, tiny_tokenizer, tokenizer):
+    prompt, target = "<|im_start|>user\nWater<|im_end|>\n", "Wasser<|im_end|>"
+    source = write_jsonl(tmp_path / "1.jsonl", [{"target": target, "prompt": prompt}] * 3)
+    recipe = Recipe("HuggingFaceTokenizer", tiny_tokenizer, ("prompt", "target"), ("target",))
+    (manifest,) = preprocess(recipe, {tmp_path / "x": [source]})
+    reader = IndexedReader(tmp_path / "x_text_document")
+    context, learnt = tokenizer.encode_batch([prompt, target], allow_special=True)
+    assert tokenizer.token_to_id("<|im_start|>") in context
+    for i in range(3):
+        assert reader.document(i).tolist() == [*context, *learnt, tokenizer.eod]
+        assert reader.document_loss_mask(i).tolist() == [False] * len(context) + [True] * (len(learnt) + 1)
+    assert (manifest["documents"], manifest["sequences"]) == (3, 6)
+    assert manifest["loss_tokens"] == 3 * (len(learnt) + 1)
+
+
+def test_real_text_of_60_languages_arrives(tmp_path, recipe, tokenizer, sample_data):
+    texts = {}
+    (tmp_path / "text").mkdir()
+    for file in sorted((sample_data / "mono").glob("*.jsonl.gz")):
+        with gzip.open(file, "rb") as lines:
+            some = lines.readlines(20_000)
+        (tmp_path / "text" / file.name.removesuffix(".gz")).write_bytes(b"".join(some))
+        texts[file.name.removesuffix(".jsonl.gz")] = [json.loads(line)["text"] for line in some]
+    preprocess(recipe, sources_in(tmp_path / "text", tmp_path / "tokens"))
+    assert len(texts) == 60
+    for name, expected in texts.items():
+        found = documents(tmp_path / "tokens" / f"{name}_text_document")
+        assert [tokenizer.decode(document[:-1]) for document in found] == expected, name
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(preprocess_module, "CHUNK_BYTES", 400)  # read by this process: many chunks from little text
+    sources = [
+        write_jsonl(tmp_path / f"{i}.jsonl", as_records([f"{text} {i} {n}" * (n % 7 + 1) for n in range(40)]))
+        for i, text in enumerate(TEXTS)
+    ]
+    manifests = [preprocess(recipe, {tmp_path / f"x{workers}": sources}, workers)[0] for workers in (1, 3)]
+    assert manifests[0] == manifests[1] and manifests[0]["documents"] == 200
+    for ending in ("bin", "idx"):
+        contents = [(tmp_path / f"x{workers}_text_document.{ending}").read_bytes() for workers in (1, 3)]
+        assert contents[0] == contents[1]
+
+
+def test_manifest_describes_the_files(tmp_path, recipe, tokenizer):
+    source = write_jsonl(tmp_path / "1.jsonl.gz", as_records(TEXTS))
+    preprocess(recipe, {tmp_path / "x": [source]})
+    prefix = tmp_path / "x_text_document"
+    manifest, reader = read_manifest(prefix), IndexedReader(prefix)
+    files = [Path(f"{prefix}.{ending}").read_bytes() for ending in ("bin", "idx")]
+    assert [manifest["bin_bytes"], manifest["idx_bytes"]] == [len(content) for content in files]
+    assert [manifest["sha256"], manifest["idx_sha256"]] == [hashlib.sha256(content).hexdigest() for content in files]
+    assert (manifest["documents"], manifest["tokens"]) == (reader.num_documents, reader.num_tokens)
+    assert manifest["dtype"] == "uint16" and manifest["sequences"] == 5 and "loss_tokens" not in manifest
+    assert manifest["tokenizer"] == {
+        "type": "HuggingFaceTokenizer",
+        "identity": tokenizer.identity(),
+        "vocab_size": tokenizer.vocab_size,
+        "eod": tokenizer.eod,
+    }
+    assert manifest["inputs"] == [{"path": str(source), "bytes": source.stat().st_size}]
+    assert (manifest["append_eod"], manifest["json_keys"], manifest["loss_keys"]) == (True, ["text"], [])
+    assert set(manifest["versions"]) == {"megatron_lmt", "tokenizers", "sentencepiece", "python"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "workers"),
+    [
+        (b'{"text": "a"', "not JSON", 1),
+        (b"", "not JSON", 1),
+        (b'["a"]', "not a JSON object", 1),
+        (b'{"txt": "a"}', "no key 'text'", 1),
+        (b'{"text": 3}', "is 3", 1),
+        (b'{"text": " "}', "' '", 1),
+        (b'{"text": "\xff"}', "not UTF-8", 1),
+        (b'{"text": "a \\ud800 b"}', "lone surrogate", 1),
+        (b'{"text": "a \\ud800 b"}', "lone surrogate", 2),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_left(tmp_path, recipe, line, reason, workers):
+    good = write_jsonl(tmp_path / "good.jsonl", as_records(TEXTS))
+    bad = write_jsonl(tmp_path / "bad.jsonl", [*as_records(TEXTS), line, *as_records(TEXTS)])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=reason) as error:
+        preprocess(recipe, {tmp_path / "out" / "x": [good, bad]}, workers)
+    assert str(error.value).startswith(f"{bad}:6: ")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path, recipe):
+    source = write_jsonl(tmp_path / "1.jsonl.gz", as_records([f"{n} {hash(str(n))}" for n in range(9999)]))
+    source.write_bytes(source.read_bytes()[:-1000])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"1\.jsonl\.gz: damaged gzip file"):
+        preprocess(recipe, {tmp_path / "out" / "x": [source]})
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["1.jsonl", "1.jsonl.gz"])
+def test_an_empty_corpus_is_an_error(tmp_path, recipe, name):
+    source = write_jsonl(tmp_path / name, [])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=rf"{name}: no document in it"):
+        preprocess(recipe, {tmp_path / "out" / "x": [source]})
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_all_wrong_arguments_are_named_at_once(tmp_path):
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
+    (tmp_path / "x_text_document.bin").write_text("precious")
+    recipe = Recipe("HuggingFaceTokenizer", tmp_path / "nowhere", ("text",), ("target",))
+    jobs = {tmp_path / "x": [source], tmp_path / "y": [tmp_path / "2.jsonl", tmp_path / "3.jsonl"]}
+    with pytest.raises(UserError) as error:
+        preprocess(recipe, jobs, workers=0)
+    expected = ["not among --json-keys", "nowhere", "--workers 0", "x_text_document.bin exists", "2.jsonl", "3.jsonl"]
+    assert len(error.value.problems) == len(expected)
+    for problem, part in zip(error.value.problems, expected, strict=True):
+        assert part in problem
+    assert (tmp_path / "x_text_document.bin").read_text() == "precious"
+
+
+def test_several_keys_need_loss_keys(tmp_path, tiny_tokenizer):
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
+    with pytest.raises(UserError, match="name those to learn in --loss-keys"):
+        preprocess(Recipe("HuggingFaceTokenizer", tiny_tokenizer, ("a", "b")), {tmp_path / "x": [source]})
+
+
+def test_two_files_for_one_prefix_are_refused(tmp_path):
+    write_jsonl(tmp_path / "de.jsonl", as_records(TEXTS))
+    write_jsonl(tmp_path / "de.jsonl.gz", as_records(TEXTS))
+    with pytest.raises(UserError, match=r"de\.jsonl and .*de\.jsonl\.gz: both would be"):
+        sources_in(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        sources_in(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_the_command_prepares_a_folder_and_says_what_it_did(tmp_path, command):
+    (tmp_path / "text").mkdir()
+    write_jsonl(tmp_path / "text" / "mono.de.jsonl", as_records(TEXTS))
+    write_jsonl(tmp_path / "text" / "mono.fr.jsonl.gz", as_records(TEXTS[:2]))
+    folders = ["--input-dir", "text", "--output-dir", "tokens", "--workers", "2"]
+    result = subprocess.run([*command, *folders], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("2 sources, 7 documents, ") and result.stdout.endswith(" → tokens\n")
+    assert "\r" not in result.stderr and "100 % of" in result.stderr
+    names = {f"mono.{code}_text_document.{end}" for code in ("de", "fr") for end in ("bin", "idx", "manifest.json")}
+    assert set(os.listdir(tmp_path / "tokens")) == names
+
+
+def test_the_command_fails_with_code_2_and_no_traceback(tmp_path, command):
+    for arguments, reason in (
+        (["--input", "a", "--output-prefix", "x"], "error: a: no such file"),
+        (["--input", "a", "--output-dir", "x"], "error: give --input with --output-prefix"),
+    ):
+        result = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 2 and result.stderr.startswith(reason) and result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def at_work(tmp_path, command):
+    """A command in the middle of its work, and its two tokenising processes."""
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(["Wasser und Brot " * 1000] * 3000))
+    (tmp_path / "out").mkdir()
+    arguments = ["--input", str(source), "--output-prefix", str(tmp_path / "out" / "x"), "--workers", "2"]
+    with open(tmp_path / "stderr", "w") as stderr:  # a pipe would stay open as long as any worker lives
+        process = subprocess.Popen([*command, *arguments], stderr=stderr)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not any(file.stat().st_size for file in (tmp_path / "out").iterdir()):
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    yield process, workers
+    for leftover in (process, *(worker for worker in workers if worker.is_running())):
+        leftover.kill()
+    process.wait()
+
+
+def test_a_dead_worker_is_an_error_and_nothing_is_left(tmp_path, at_work):
+    process, workers = at_work
+    os.kill(workers[0].pid, signal.SIGKILL)
+    assert process.wait(timeout=20) == 2
+    errors = (tmp_path / "stderr").read_text()
+    assert "error: a tokenising process died" in errors and "Traceback" not in errors
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path, at_work):
+    process, workers = at_work
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert not (tmp_path / "out" / "x_text_document.bin").exists()

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from megatron_lmt.errors import ConfigError
+from megatron_lmt.model.hf_mapping import hf_tensor_shapes
+from megatron_lmt.model.shape import check_parallel, read_shape
+from megatron_lmt.runtime.metrics import training_flops
+from tests.conftest import TINY_MODEL
+
+QWEN3_8B = {
+    "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    "rope_theta": 1000000, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def shape_of(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return read_shape(tmp_path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tensors_and_parameters_are_those_of_transformers(tmp_path, tied):
+    config = {**TINY_MODEL, "tie_word_embeddings": tied}
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(Qwen3Config(**config))
+    shape = shape_of(tmp_path, config)
+    assert hf_tensor_shapes(shape) == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_both_ways_of_writing_rope_theta_are_read(tmp_path):
+    saved = json.loads(Qwen3Config(**TINY_MODEL).to_json_string())
+    assert shape_of(tmp_path, saved).rope_theta == shape_of(tmp_path, TINY_MODEL).rope_theta == 1e6
+
+
+def test_flops_of_8b_by_hand(tmp_path):
+    shape = shape_of(tmp_path, QWEN3_8B)
+    layer = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 12288
+    matrices = 36 * layer + 151936 * 4096
+    attention = 36 * 3 * (2 * 2 * 2048 * 2048 * 4096) // 2  # causal: half of the scores
+    assert training_flops(shape, 2048, 2048 * 2048) == 6 * matrices * 2048 + attention
+
+
+def test_missing_and_unsupported_fields_are_all_named(tmp_path):
+    config = {"model_type": "qwen3_moe", "hidden_size": 8, "attention_bias": True, "use_sliding_window": True}
+    with pytest.raises(ConfigError) as caught:
+        shape_of(tmp_path, config)
+    problems = "\n".join(caught.value.problems)
+    for field in ("model_type", "attention_bias", "use_sliding_window", "vocab_size is missing", "rope_theta"):
+        assert field in problems
+
+
+def test_layouts_that_do_not_divide_the_model(tmp_path):
+    shape = shape_of(tmp_path, QWEN3_8B)
+    assert check_parallel(shape, 8, 4) == []
+    assert len(check_parallel(shape, 16, 5)) == 2  # 8 key-value heads, 36 layers

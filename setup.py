@@ -1,4 +1,4 @@
-"""Packaging. torch is installed first and by hand (see `tools/setup_env.sh`): which build is right depends on the machine."""
+"""Packaging. torch is installed first and by hand, because the machine decides which build (`tools/setup_env.sh`)."""
 
 import re
 from pathlib import Path

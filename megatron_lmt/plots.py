@@ -48,7 +48,11 @@ def _draw_mixture(ledger: list[dict], path: Path) -> None:
 
 def _draw_loss(steps: list[dict], validations: list[dict], path: Path) -> None:
     figure, (axes,) = _new_axes(8, 4.5)
-    axes.plot([s["iteration"] for s in steps], [s["lm_loss"] for s in steps], color="#3b6ea5", linewidth=1, label="training")
+    iterations, losses = [step["iteration"] for step in steps], [step["lm_loss"] for step in steps]
+    axes.plot(iterations, losses, color="#3b6ea5", linewidth=0.8, alpha=0.35, label="training, each iteration")
+    window = max(1, len(losses) // 50)
+    means = [sum(losses[max(0, i - window) : i + 1]) / len(losses[max(0, i - window) : i + 1]) for i in range(len(losses))]
+    axes.plot(iterations, means, color="#3b6ea5", linewidth=1.5, label=f"training, mean of {window + 1} iterations")
     for name in validations[0] if validations else ():
         if name != "iteration":
             points = [v["iteration"] for v in validations], [v[name] for v in validations]

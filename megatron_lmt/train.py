@@ -48,13 +48,14 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("run_file", type=Path, help="TOML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.train_iters=20")
     parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan, start nothing")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _check(arguments: argparse.Namespace) -> ReadyRun:
-    world_size = os.environ.get("WORLD_SIZE")
+    started = "WORLD_SIZE" in os.environ or not arguments.dry_run
+    world_size = int(os.environ.get("WORLD_SIZE", 1)) if started else None
     try:
-        return check_run(load_run(arguments.run_file, arguments.overrides), int(world_size) if world_size else None)
+        return check_run(load_run(arguments.run_file, arguments.overrides), world_size)
     except UserError:
         if _local_rank() != 0:
             # every process found the same problems; torchrun ends all when one ends, so let the first one print

@@ -1,7 +1,7 @@
 """Tokenise jsonl files into megatron-core's .bin/.idx, with a manifest.
 
-  one source:    --input F… --output-prefix P        writes P_text_document.{bin,idx,manifest.json}
-  many sources:  --input-dir DIR --output-dir DIR    writes <name>_text_document.* for each <name>.jsonl[.gz]
+one source:    --input F… --output-prefix P        writes P_text_document.{bin,idx,manifest.json}
+many sources:  --input-dir DIR --output-dir DIR    writes <name>_text_document.* for each <name>.jsonl[.gz]
 """
 
 from __future__ import annotations

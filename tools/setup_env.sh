@@ -16,7 +16,7 @@ if [[ ! -f $ready || $(<"$ready") != "$requirements" ]]; then
     # torch first and alone: pip then takes a CPU build where one is at hand, instead of whatever a dependency asks for
     "$venv/bin/pip" install --quiet --disable-pip-version-check "${TORCH_REQUIREMENT:-torch==2.13.0}"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        --constraint "$repository/tools/constraints.txt" --editable "$repository[eval,test]"
+        --constraint "$repository/tools/constraints.txt" --editable "${repository}[eval,test]"
     echo "$requirements" >"$ready"
 fi
 # shellcheck disable=SC1091

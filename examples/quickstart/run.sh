@@ -2,7 +2,9 @@
 # From text to a translating model, in minutes, on a CPU:  bash examples/quickstart/run.sh [WORKDIR]
 #
 # corpus -> tokenizer -> tokens -> CPT (2 processes) -> SFT (2 processes) -> export -> translations -> report
+set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=examples/steps.sh
 source "$here/../steps.sh"
 work=$(realpath -m "${1:-$repository/runs/quickstart}")
 mkdir -p "$work"

@@ -241,7 +241,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 class Interleaver:
-    """Chooses the source of each sample so that after every sample each source is less than one sample off its weight.
+    """Takes turns so that after every turn each member is less than one turn off its weight.
 
     The chairman assignment of Tijdeman (1980): of the sources that may take this turn without getting ahead, the one
     whose deadline is nearest.
@@ -255,13 +255,51 @@ class Interleaver:
         self.drawn = np.zeros(len(weights), dtype=np.int64)
         self.slack = 1 / (2 * len(weights) - 2) if len(weights) > 1 else 0.0
 
-    def next_source(self) -> int:
+    def next(self) -> int:
         behind = self.weights * (self.drawn.sum() + 1) - self.drawn
         time_to_deadline = (1 - self.slack - behind) / self.weights
         time_to_deadline[behind < self.slack - 1e-9] = np.inf
-        source = int(time_to_deadline.argmin())
-        self.drawn[source] += 1
-        return source
+        member = int(time_to_deadline.argmin())
+        self.drawn[member] += 1
+        return member
+
+
+class SourceInterleaver:
+    """Chooses the source of each sample: first the group, then a source of that group.
+
+    So the groups keep their shares in a run that is too short for each source to come up often. After every sample a
+    group is less than one sample off its share, and a source at most one of its group plus its part of the group's.
+    """
+
+    def __init__(self, sources: list[Source]):
+        groups: dict[str, list[int]] = {}
+        for number, source in enumerate(sources):
+            groups.setdefault(source.group, []).append(number)
+        self._members = list(groups.values())
+        totals = [sum(sources[i].weight for i in members) for members in self._members]
+        self._groups = Interleaver(totals)
+        self._within = [
+            Interleaver([sources[i].weight / total for i in members])
+            for members, total in zip(self._members, totals, strict=True)
+        ]
+
+    def next_source(self) -> int:
+        group = self._groups.next()
+        return self._members[group][self._within[group].next()]
+
+    @property
+    def drawn(self) -> list[int]:
+        """Samples drawn of each source so far."""
+        counts = {
+            i: int(n) for g, members in enumerate(self._members) for i, n in zip(members, self._within[g].drawn, strict=True)
+        }
+        return [counts[i] for i in range(len(counts))]
+
+    @drawn.setter
+    def drawn(self, counts: list[int]) -> None:
+        for group, members in enumerate(self._members):
+            self._within[group].drawn[:] = [counts[i] for i in members]
+            self._groups.drawn[group] = sum(counts[i] for i in members)
 
 
 class Mixture:
@@ -270,14 +308,14 @@ class Mixture:
     def __init__(self, sources: list[Source], readers: dict[str, IndexedReader], seed: int, seq_length: int):
         self.sources = sources
         self.streams = [SourceStream(readers[source.name], source.name, seed, seq_length) for source in sources]
-        self.interleaver = Interleaver([source.weight for source in sources])
+        self.interleaver = SourceInterleaver(sources)
         self.consumed_documents = np.zeros(len(sources), dtype=np.int64)
         self.consumed_tokens = np.zeros(len(sources), dtype=np.int64)
         self.fingerprint = "0" * 16
 
     @property
     def consumed_samples(self) -> int:
-        return int(self.interleaver.drawn.sum())
+        return sum(self.interleaver.drawn)
 
     def next_sample(self) -> Sample:
         source = self.interleaver.next_source()
@@ -291,12 +329,13 @@ class Mixture:
 
     def state_dict(self) -> dict:
         """JSON-ready. Independent of the number of processes."""
+        drawn = self.interleaver.drawn
         return {
             "fingerprint": self.fingerprint,
             "sources": {
                 source.name: {
                     **self.streams[i].state_dict(),
-                    "drawn": int(self.interleaver.drawn[i]),
+                    "drawn": drawn[i],
                     "consumed_documents": int(self.consumed_documents[i]),
                     "consumed_tokens": int(self.consumed_tokens[i]),
                 }
@@ -306,10 +345,10 @@ class Mixture:
 
     def load_state_dict(self, state: dict) -> None:
         self.fingerprint = state["fingerprint"]
+        self.interleaver.drawn = [state["sources"][source.name]["drawn"] for source in self.sources]
         for i, source in enumerate(self.sources):
             cursor = state["sources"][source.name]
             self.streams[i].load_state_dict(cursor)
-            self.interleaver.drawn[i] = cursor["drawn"]
             self.consumed_documents[i] = cursor["consumed_documents"]
             self.consumed_tokens[i] = cursor["consumed_tokens"]
 

@@ -147,9 +147,7 @@ class Tokens:
 Tokenise = Callable[[Iterator[Chunk]], Iterator[Tokens]]
 
 
-def _write(
-    prefix: Path, inputs: list[Path], recipe: Recipe, tokenizer: Tokenizer, tokenise: Tokenise, bar: tqdm
-) -> dict:
+def _write(prefix: Path, inputs: list[Path], recipe: Recipe, tokenizer: Tokenizer, tokenise: Tokenise, bar: tqdm) -> dict:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with IndexedWriter(prefix, best_dtype(tokenizer.vocab_size), with_modes=bool(recipe.loss_keys)) as writer:
         for result in tokenise(chain.from_iterable(map(_read_chunks, inputs))):

@@ -1,11 +1,11 @@
 """Runs that are killed or told to stop go on exactly where they were."""
 
 import json
-import os
 import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from tests.conftest import make_run
@@ -39,6 +39,14 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
+def kill_with_all_workers(launcher):
+    """SIGKILL to torchrun alone would leave its workers running."""
+    processes = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
 def iterations_done(run_dir):
     file = run_dir / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.is_file() else 0
@@ -58,8 +66,7 @@ def test_sigkill_after_a_checkpoint_then_resume_is_bit_equal(folder, layout):
     train(run_file, processes, f"output_dir={undisturbed}", *overrides)
     victim = start(run_file, processes, f"output_dir={killed}", *overrides)
     wait_for(lambda: (killed / "checkpoints/iter_0000010/COMMITTED.json").is_file() and iterations_done(killed) >= 12)
-    os.killpg(victim.pid, signal.SIGKILL)
-    victim.wait()
+    kill_with_all_workers(victim)
     assert not (killed / "DONE").exists()
     # what a save that was killed leaves behind is not a checkpoint
     torn = killed / "checkpoints" / "iter_0000015"

@@ -13,6 +13,7 @@ from megatron_lmt.data.mixture import (
     Interleaver,
     Mixture,
     Source,
+    SourceInterleaver,
     SourceStream,
     compile_sources,
     pack,
@@ -39,21 +40,29 @@ def reader(tmp_path):
     return write_documents(tmp_path / "documents", lengths)
 
 
-def test_294_sources_stay_within_one_sample_of_their_weights():
-    weights = np.random.default_rng(1).pareto(0.7, 294) + 1e-5
-    weights /= weights.sum()
-    interleaver = Interleaver(weights.tolist())
-    for turn in range(1, 20001):
-        interleaver.next_source()
-        assert np.abs(interleaver.drawn - weights * turn).max() < 1
-
-
-@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [1 - 1e-5, 1e-5], [1 / 3] * 3])
-def test_few_sources_stay_within_one_sample_of_their_weights(weights):
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [1 - 1e-5, 1e-5], [1 / 3] * 3, [0.7, 0.1, 0.1, 0.05, 0.05]])
+def test_every_prefix_is_within_one_turn_of_the_weights(weights):
     interleaver = Interleaver(weights)
     for turn in range(1, 3001):
-        interleaver.next_source()
+        interleaver.next()
         assert np.abs(interleaver.drawn - np.array(weights) * turn).max() <= 1
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_groups_of_294_sources_keep_their_shares_all_along(skewed):
+    weights = np.random.default_rng(1).pareto(0.7, 294) + 1e-5 if skewed else np.ones(294)
+    groups = np.repeat(["mono", "en", "zh"], [60, 118, 116])
+    for group in ("mono", "en", "zh"):
+        weights[groups == group] /= 3 * weights[groups == group].sum()
+    sources = [Source(str(i), group, Path(), weight) for i, (group, weight) in enumerate(zip(groups, weights, strict=True))]
+    interleaver = SourceInterleaver(sources)
+    drawn = np.zeros(294, dtype=int)
+    for turn in range(1, 10001):
+        drawn[interleaver.next_source()] += 1
+        assert (np.abs(drawn - weights * turn) <= 1 + 3 * weights).all()  # one of its group, and its part of the group's
+        for group in ("mono", "en", "zh"):
+            assert abs(drawn[groups == group].sum() - turn / 3) < 1
+    assert interleaver.drawn == drawn.tolist()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100, 1023, 1025])
@@ -145,7 +154,7 @@ def test_ledger_counts_what_was_drawn(tmp_path):
         assert row["samples"] == len(mine)
         assert row["tokens"] == sum(piece.stop - piece.start for piece in pieces)
         assert row["documents"] == sum(piece.start == 0 for piece in pieces)
-        assert abs(row["samples"] - 200 * row["weight"]) < 1
+        assert abs(row["samples"] - 200 * row["weight"]) <= 1
     assert mixture.consumed_samples == 200
 
 

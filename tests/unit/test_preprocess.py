@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sentencepiece
 
 from megatron_lmt.data import preprocess as preprocess_module
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
@@ -163,9 +164,39 @@ def test_a_bad_line_is_named_and_nothing_is_left(tmp_path, recipe, line, reason,
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_damaged_gzip_file_is_named(tmp_path, recipe):
-    source = write_jsonl(tmp_path / "1.jsonl.gz", as_records([f"{n} {hash(str(n))}" for n in range(9999)]))
-    source.write_bytes(source.read_bytes()[:-1000])
+def test_line_numbers_go_on_from_chunk_to_chunk(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(preprocess_module, "CHUNK_BYTES", 50)
+    bad = write_jsonl(tmp_path / "bad.jsonl", [*as_records(TEXTS * 4), b"[]"])
+    with pytest.raises(DataError, match=r"bad\.jsonl:21: "):
+        preprocess(recipe, {tmp_path / "x": [bad]})
+
+
+def test_a_document_without_tokens_is_refused(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the house of the river"]),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(["the house", "\u200b"]))  # its normaliser drops U+200B
+    recipe = Recipe("SentencePieceTokenizer", tmp_path / "m.model", append_eod=False)
+    with pytest.raises(DataError, match=r"1\.jsonl:2: the tokenizer finds no token"):
+        preprocess(recipe, {tmp_path / "x": [source]})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1000],
+        lambda content: content[:5000] + bytes(1000) + content[6000:],
+        lambda content: b"not gzip" + content,
+    ],
+    ids=["truncated", "overwritten", "not gzip"],
+)
+def test_a_damaged_gzip_file_is_named(tmp_path, recipe, damage):
+    source = write_jsonl(tmp_path / "1.jsonl.gz", as_records([f"{n} {n * 7919 % 10007}" for n in range(9999)]))
+    source.write_bytes(damage(source.read_bytes()))
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match=r"1\.jsonl\.gz: damaged gzip file"):
         preprocess(recipe, {tmp_path / "out" / "x": [source]})

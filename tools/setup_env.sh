@@ -13,10 +13,12 @@ requirements=$(cat "$repository/setup.py" "$repository/tools/constraints.txt" | 
 if [[ ! -f $ready || $(<"$ready") != "$requirements" ]]; then
     echo "setting up $venv"
     "${PYTHON:-python3}" -m venv "$venv"
+    # the pip of older Pythons searches for many minutes where a newer one needs seconds
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "pip==26.2"
     # torch first and alone: pip then takes a CPU build where one is at hand, instead of whatever a dependency asks for
     "$venv/bin/pip" install --quiet --disable-pip-version-check "${TORCH_REQUIREMENT:-torch==2.13.0}"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        --constraint "$repository/tools/constraints.txt" --editable "${repository}[eval,test]"
+        --constraint "$repository/tools/constraints.txt" --editable "${repository}[test]"
     echo "$requirements" >"$ready"
 fi
 # shellcheck disable=SC1091

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import check_languages, directions, languages, split_direction
-from megatron_lmt.toml_config import Section, load_toml, parse_value, validate
+from megatron_lmt.toml_config import Section, as_value_error, check_placeholders, load_toml, parse_value, validate
 
 PathField = Annotated[Path, Field(strict=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -61,35 +61,25 @@ class GroupSection(Section):
     def _known_languages(cls, value):
         if value == "all":
             return list(languages())
-        _as_value_error(check_languages, value or [])
+        as_value_error(check_languages, value or [])
         return value
 
     @field_validator("directions")
     @classmethod
     def _known_directions(cls, value):
         if isinstance(value, str):
-            return _as_value_error(directions, value)
+            return as_value_error(directions, value)
         for direction in value or []:
-            _as_value_error(split_direction, direction)
+            as_value_error(split_direction, direction)
         return value
 
     @model_validator(mode="after")
     def _path_fits_members(self):
         if self.languages and self.directions:
             raise ValueError("give languages or directions, not both: a group holds one kind of source")
-        placeholders = {"{language}"} if self.languages else {"{direction}", "{source}", "{target}"}
-        members = self.languages or self.directions
-        if members and not any(name in self.path for name in placeholders):
-            raise ValueError(f"path = {self.path!r} names one file for {len(members)} sources: put {placeholders} in it")
+        placeholders = {"language"} if self.languages else {"direction", "source", "target"} if self.directions else set()
+        check_placeholders(self.path, required=placeholders, allowed=placeholders)
         return self
-
-
-def _as_value_error(check, value):
-    """pydantic collects ValueErrors; ours would end its work at the first one."""
-    try:
-        return check(value)
-    except ConfigError as error:
-        raise ValueError("; ".join(error.problems)) from None
 
 
 class DataSection(Section):

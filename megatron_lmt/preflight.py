@@ -61,7 +61,7 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
     problems = Problems()
     shape = problems.of(read_shape, run.path(run.model.hf_config))
     tokenizer = problems.of(load_tokenizer, run.data.tokenizer_type, run.path(run.data.tokenizer_model))
-    training = _all_of(problems, source_prefixes(run.data, run.root).values())
+    training = {name: prefix for group in source_prefixes(run.data, run.root).values() for name, prefix in group.items()}
     validation = run.validation.sources if run.validation else {}
     readers = _open_all(problems, training, tokenizer)
     validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
@@ -80,10 +80,6 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
     return ReadyRun(run, shape, sources, readers, validation_readers, identity, resume_from, start_from)
 
 
-def _all_of(problems: Problems, groups) -> dict[str, Path]:
-    return {name: prefix for group in groups for name, prefix in group.items()}
-
-
 def _open_all(problems: Problems, prefixes: dict[str, Path], tokenizer: Tokenizer | None) -> dict[str, IndexedReader]:
     identity = tokenizer.identity() if tokenizer else None
     opened = {name: problems.of(_open_source, name, prefix, identity) for name, prefix in prefixes.items()}
@@ -98,6 +94,10 @@ def _open_source(name: str, prefix: Path, tokenizer_identity: str | None) -> Ind
             f"source {name}: {prefix} was made with tokenizer {manifest['tokenizer']['identity']}, but "
             f"data.tokenizer_model is {tokenizer_identity}; give the tokenizer the data were made with"
         )
+    found = {"documents": reader.num_documents, "tokens": reader.num_tokens}
+    for unit, number in found.items():
+        if manifest[unit] != number:
+            raise DataError(f"source {name}: {prefix} has {number} {unit}, but its manifest says {manifest[unit]}")
     if reader.num_tokens <= reader.num_documents:
         raise DataError(f"source {name}: {prefix} has no document of two tokens, so there is nothing to predict")
     return reader

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from string import Formatter
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from megatron_lmt.errors import ConfigError
+from megatron_lmt.errors import ConfigError, UserError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +26,7 @@ class Section(BaseModel):
 
 
 AnySection = TypeVar("AnySection", bound=Section)
+Result = TypeVar("Result")
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -46,6 +49,31 @@ def parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def as_value_error(check: Callable[..., Result], *arguments: Any) -> Result:
+    """For validators: pydantic collects ValueErrors, and would end its work at one of ours."""
+    try:
+        return check(*arguments)
+    except UserError as error:
+        raise ValueError("; ".join(error.problems)) from None
+
+
+def check_placeholders(path: str, required: set[str], allowed: set[str]) -> None:
+    """
+    Raises:
+        ValueError: `path` has none of the required `{placeholders}`, or one that nothing will fill in.
+    """
+    try:
+        found = {name for _, name, _, _ in Formatter().parse(path) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"path = {path!r}: {error}") from None
+    if found - allowed:
+        known = ", ".join(f"{{{name}}}" for name in sorted(allowed)) or "none"
+        raise ValueError(f"path = {path!r}: unknown placeholders {sorted(found - allowed)}; here they are {known}")
+    if required and not found & required:
+        wanted = " or ".join(f"{{{name}}}" for name in sorted(required))
+        raise ValueError(f"path = {path!r} names one file for several sources: put {wanted} in it")
 
 
 def validate(section: type[AnySection], data: dict[str, Any], where: str) -> AnySection:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from megatron_lmt.preflight import ReadyRun, check_run, describe
 
 def main() -> None:
     arguments = _parse_arguments()
+    _allow_many_open_files()
     ready = _check(arguments)
     if arguments.dry_run:
         print("\n".join(describe(ready)))
@@ -62,6 +64,12 @@ def _check(arguments: argparse.Namespace) -> ReadyRun:
             time.sleep(10)
             sys.exit(2)
         raise
+
+
+def _allow_many_open_files() -> None:
+    """Each source of the mixture holds two files open; the usual limit of 1,024 is low for hundreds of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _local_rank() -> int:

@@ -17,7 +17,7 @@ preprocess() {
         --workers 2 "$@"
 }
 train() { # run files name their inputs relative to the work directory
-    torchrun --nproc-per-node 2 --master-port "$((20000 + RANDOM % 9000))" -m megatron_lmt.train "$1" root="$work"
+    torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$1" root="$work"
 }
 
 step tokenizer tokenizer python "$repository/tools/train_tokenizer.py" \

@@ -29,7 +29,7 @@ step tokenizer tokenizer python "$tools/train_tokenizer.py" --input text/mono.*.
     --vocab-size 16384 --output tokenizer
 step tokens tokens python "$tools/preprocess_data.py" --input-dir text --output-dir tokens --append-eod --workers 2 \
     --tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer
-step cpt - torchrun --nproc-per-node 2 --master-port "$((20000 + RANDOM % 9000))" -m megatron_lmt.train "$here/cpt.toml" \
+step cpt - torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$here/cpt.toml" \
     root="$work"
 step export model python "$tools/checkpoint/convert.py" --loader mcore --saver hf --load-dir cpt --save-dir model
 step generate generated.txt python "$here/generate.py" --model model --output generated.txt

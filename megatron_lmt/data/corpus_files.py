@@ -9,20 +9,19 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic import field_validator, model_validator
-from tqdm import tqdm
 
+from megatron_lmt.data.progress import progress
 from megatron_lmt.data.records import read_aligned, read_documents, read_pairs
-from megatron_lmt.errors import ConfigError, DataError, UserError
+from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.files import write_json_atomically
 from megatron_lmt.languages import check_languages, languages, pairs, split_direction
-from megatron_lmt.toml_config import Section
+from megatron_lmt.toml_config import Section, as_value_error, check_placeholders
 
 
 class Monolingual(Section):
@@ -36,13 +35,14 @@ class Monolingual(Section):
     def _known(cls, value: list[str] | str) -> list[str]:
         return list(languages()) if value == "all" else as_value_error(_checked_languages, value)
 
+    @model_validator(mode="after")
+    def _check_path(self):
+        check_placeholders(self.path, required={"language"}, allowed={"language"})
+        return self
+
 
 class Parallel(Section):
-    """`[[pairs]]`: one tsv file for each pair, with `{source}` and `{target}` in the path.
-    `[[aligned]]`: one file for each language, with `{language}` in the path, of which pairs are made.
-
-    `pairs` is a list such as ["en-de"], or a group: "en-centric", "zh-centric", "all".
-    """
+    """`pairs` is a list such as ["en-de"], or a group: "en-centric", "zh-centric", "all"."""
 
     path: str
     pairs: list[str] | str
@@ -64,27 +64,37 @@ class Parallel(Section):
         return [pair for pair in chosen if pair not in self.exclude]
 
 
+class Pairs(Parallel):
+    """`[[pairs]]`: one tsv file for each pair; `{source}` and `{target}` in the path."""
+
+    @model_validator(mode="after")
+    def _check_path(self):
+        check_placeholders(self.path, required={"source", "target"}, allowed={"source", "target"})
+        return self
+
+
+class Aligned(Parallel):
+    """`[[aligned]]`: one file for each language, line-aligned, of which pairs are made; `{language}` in the path."""
+
+    @model_validator(mode="after")
+    def _check_path(self):
+        check_placeholders(self.path, required={"language"}, allowed={"language"})
+        return self
+
+
 class CorpusConfig(Section):
     """Keys that both builders have. Paths are relative to `root`, and `root` to the folder of the TOML file."""
 
     root: str = "."
     seed: int = 1234
-    pairs: list[Parallel] = []
-    aligned: list[Parallel] = []
+    pairs: list[Pairs] = []
+    aligned: list[Aligned] = []
 
 
 def _checked_languages(codes: list[str] | str) -> list[str]:
     codes = [codes] if isinstance(codes, str) else codes
     check_languages(codes)
     return codes
-
-
-def as_value_error(check, *arguments):
-    """pydantic collects ValueErrors; ours would end its work at the first one."""
-    try:
-        return check(*arguments)
-    except UserError as error:
-        raise ValueError("; ".join(error.problems)) from None
 
 
 def resolve_root(root: str, config_file: Path) -> Path:
@@ -221,6 +231,10 @@ class CorpusFolder:
         self._unfinished.rename(self.output)
 
 
-def with_progress(inputs: list) -> Iterator:
-    """The inputs, with a progress bar over them."""
-    return tqdm(inputs, unit="file", desc="building", mininterval=1 if sys.stderr.isatty() else 30)
+def with_progress(inputs: list[TextFile | PairFiles]) -> Iterator[TextFile | PairFiles]:
+    """The inputs, one after the other, with a progress bar over their bytes."""
+    sizes = [sum(path.stat().st_size for path in source.paths) for source in inputs]
+    with progress(sum(sizes), "building") as bar:
+        for source, size in zip(inputs, sizes, strict=True):
+            yield source
+            bar.update(size)

@@ -1,4 +1,4 @@
-"""How far a long piece of work has come, in bytes, with an estimate of the rest."""
+"""How far a long piece of work has come, with an estimate of the rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30
 
 
-def progress(total_bytes: int, description: str) -> tqdm:
-    """A bar on a terminal; in a log file one line every half minute. Call its `update(bytes)`."""
+def progress(total: int, description: str, unit: str = "B") -> tqdm:
+    """A bar on a terminal; in a log file one line every half minute. Call its `update(done)`."""
     if sys.stderr.isatty():
-        return tqdm(total=total_bytes, desc=description, unit="B", unit_scale=True, mininterval=1)
+        return tqdm(total=total, desc=description, unit=unit, unit_scale=True, mininterval=1)
     return tqdm(
-        total=total_bytes,
+        total=total,
         desc=description,
-        unit="B",
+        unit=unit,
         unit_scale=True,
         mininterval=SECONDS_BETWEEN_LINES,
         miniters=1,

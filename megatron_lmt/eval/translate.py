@@ -5,11 +5,9 @@ megatron-core is not imported: this runs wherever the exported model does.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
+from megatron_lmt.data.progress import progress
 from megatron_lmt.data.prompts import render_prompt
 from megatron_lmt.errors import ConfigError
 
@@ -54,10 +52,12 @@ class Translator:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         translations = [""] * len(texts)
-        for batch in tqdm(batches, desc=f"{source}-{target}", mininterval=1 if sys.stderr.isatty() else 30):
-            prompts = [render_prompt(template, source, target, texts[i]) for i in batch]
-            for i, translation in zip(batch, self._generate(prompts, num_beams, max_new_tokens), strict=True):
-                translations[i] = " ".join(translation.split("\n")).strip()
+        with progress(len(texts), f"translating {source}-{target}", "sentence") as bar:
+            for batch in batches:
+                prompts = [render_prompt(template, source, target, texts[i]) for i in batch]
+                for i, translation in zip(batch, self._generate(prompts, num_beams, max_new_tokens), strict=True):
+                    translations[i] = " ".join(translation.split("\n")).strip()
+                bar.update(len(batch))
         return translations
 
     def _generate(self, prompts: list[str], num_beams: int, max_new_tokens: int) -> list[str]:

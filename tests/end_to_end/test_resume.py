@@ -88,19 +88,21 @@ def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder):
     assert metrics(moved)[-1]["data_fingerprint"] == metrics(whole)[-1]["data_fingerprint"]
 
 
-@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_stop_signal_saves_and_exits_cleanly(folder, stop_signal):
+@pytest.mark.parametrize(("stop_signal", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
+def test_a_stop_signal_saves_and_exits_cleanly(folder, stop_signal, processes):
     stopped = folder / f"stopped-{stop_signal.name}"
     run_file = folder / "run.toml"
-    process = start(run_file, 1, f"output_dir={stopped}", "checkpoint.save_interval=1000")
+    process = start(run_file, processes, f"output_dir={stopped}", "checkpoint.save_interval=1000")
     wait_for(lambda: iterations_done(stopped) >= 3)
-    process.send_signal(stop_signal)
+    # as srun does it, to each task; to just one of them it would be the same
+    workers = psutil.Process(process.pid).children() if processes > 1 else [process]
+    workers[-1].send_signal(stop_signal)
     output = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 0, output
     done = iterations_done(stopped)
     assert f"stopped by a signal after iteration {done}" in output and done < 20
     assert (stopped / "latest_checkpointed_iteration.txt").read_text() == f"{done}\n"
-    train(run_file, 1, f"output_dir={stopped}", "checkpoint.save_interval=1000")
+    train(run_file, processes, f"output_dir={stopped}", "checkpoint.save_interval=1000")
     assert [step["iteration"] for step in metrics(stopped)] == list(range(1, 21))
 
 

@@ -73,7 +73,8 @@ def test_all_problems_are_reported_at_once_each_with_its_key(tmp_path):
     [
         ("train.train_iters=5", "exactly one of"),
         ("parallel.sequence_parallel=true", "needs tensor_model_parallel_size > 1"),
-        ("data.mixture.mono.path=plain", "names one file for 60 sources"),
+        ("data.mixture.mono.path=plain", "names one file for several sources"),
+        ("data.mixture.mono.path={language}.{tier}", "unknown placeholders"),
         ('data.mixture.mono.directions="all"', "not both"),
         ("data.mixture.en.directions=en-everything", "unknown group of directions"),
         ("optimizer.min_lr=1.0", "above lr"),

@@ -10,16 +10,23 @@ venv=${MEGATRON_LMT_VENV:-$repository/.venv}
 ready=$venv/.megatron_lmt_ready
 requirements=$(cat "$repository/setup.py" "$repository/tools/constraints.txt" | cksum)
 
+# torch first and alone: pip then takes a CPU build where one is at hand, instead of whatever a dependency asks for; and a
+# pip of today, because those of older Pythons search for many minutes
+make_environment() {
+    local install=("$venv/bin/pip" install --quiet --disable-pip-version-check)
+    "${PYTHON:-python3}" -m venv "$venv" &&
+        "${install[@]}" "pip==26.2" &&
+        "${install[@]}" "${TORCH_REQUIREMENT:-torch==2.13.0}" &&
+        "${install[@]}" --constraint "$repository/tools/constraints.txt" --editable "${repository}[test]" &&
+        echo "$requirements" >"$ready"
+}
+
 if [[ ! -f $ready || $(<"$ready") != "$requirements" ]]; then
     echo "setting up $venv"
-    "${PYTHON:-python3}" -m venv "$venv"
-    # the pip of older Pythons searches for many minutes where a newer one needs seconds
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "pip==26.2"
-    # torch first and alone: pip then takes a CPU build where one is at hand, instead of whatever a dependency asks for
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "${TORCH_REQUIREMENT:-torch==2.13.0}"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        --constraint "$repository/tools/constraints.txt" --editable "${repository}[test]"
-    echo "$requirements" >"$ready"
+    if ! make_environment; then
+        echo "setting up $venv failed, see the messages above" >&2
+        exit 1
+    fi
 fi
 # shellcheck disable=SC1091
 source "$venv/bin/activate"

@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from importlib.metadata import version
+from logging import Logger
 from pathlib import Path
 
 import torch.distributed as dist
@@ -73,8 +74,9 @@ def _open_output(ready: ReadyRun, run_file: Path) -> None:
 class _Loop:
     """One process's share of a run in progress."""
 
-    def __init__(self, ready: ReadyRun, device: Device, log):
+    def __init__(self, ready: ReadyRun, device: Device, log: Logger):
         self.ready, self.run_config, self.device, self.log = ready, ready.run, device, log
+        self.metrics: MetricsLog | None = None  # of the first process only
         self.trainee = _build_trainee(ready, device)
         self.mixture = Mixture(ready.sources, ready.readers, self.run_config.seed, self.run_config.data.seq_length)
         self.batch_shape = BatchShape(
@@ -100,7 +102,6 @@ class _Loop:
     def run(self, stop: StopRequest) -> None:
         """Do the steps that are left, and finish."""
         run, last = self.run_config, self.run_config.train_iters
-        self.metrics = None
         if dist.get_rank() == 0:
             self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging.tensorboard)
         began = time.perf_counter()
@@ -108,7 +109,7 @@ class _Loop:
         batches = global_batches(self.mixture, readers, self.batch_shape)
         for iteration in range(self.first_iteration, last + 1):
             record, stopping = self._step(iteration, next(batches), stop)
-            self.report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
+            self._report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
             if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
                 self._validate(iteration)
             if iteration % run.checkpoint.save_interval == 0 or iteration == last or stopping:
@@ -151,7 +152,7 @@ class _Loop:
             "data_fingerprint": batch.data_state["fingerprint"],
         }, stopping
 
-    def report(self, record: dict, seconds_per_iteration: float) -> None:
+    def _report(self, record: dict, seconds_per_iteration: float) -> None:
         if self.metrics:
             self.metrics.step(record)
         iteration, last = record["iteration"], self.run_config.train_iters

@@ -241,65 +241,54 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 class Interleaver:
-    """Takes turns so that after every turn each member is less than one turn off its weight.
+    """Chooses the source of each sample so that shares are kept all along, of sources and of groups.
 
-    The chairman assignment of Tijdeman (1980): of the sources that may take this turn without getting ahead, the one
-    whose deadline is nearest.
+    Each source has a deadline: the sample at which it would fall a whole sample behind its weight; so has each group. Of
+    the sources that neither are ahead of their weight nor belong to a group that is ahead of its own, the one with the
+    nearest deadline, its own or its group's, is next. When so many sources are due that no sample is to spare, the
+    nearest of their deadlines decides alone, as in the chairman assignment of Tijdeman (1980). After every sample each
+    source is less than one sample off its weight, and each group less than two (docs/decisions.md).
 
     Args:
-        weights: shares that sum to 1.
-    """
-
-    def __init__(self, weights: list[float]):
-        self.weights = np.asarray(weights, dtype=np.float64)
-        self.drawn = np.zeros(len(weights), dtype=np.int64)
-        self.slack = 1 / (2 * len(weights) - 2) if len(weights) > 1 else 0.0
-
-    def next(self) -> int:
-        behind = self.weights * (self.drawn.sum() + 1) - self.drawn
-        time_to_deadline = (1 - self.slack - behind) / self.weights
-        time_to_deadline[behind < self.slack - 1e-9] = np.inf
-        member = int(time_to_deadline.argmin())
-        self.drawn[member] += 1
-        return member
-
-
-class SourceInterleaver:
-    """Chooses the source of each sample: first the group, then a source of that group.
-
-    So the groups keep their shares in a run that is too short for each source to come up often. After every sample a
-    group is less than one sample off its share, and a source at most one of its group plus its part of the group's.
+        sources: those of a group stand together.
     """
 
     def __init__(self, sources: list[Source]):
-        groups: dict[str, list[int]] = {}
-        for number, source in enumerate(sources):
-            groups.setdefault(source.group, []).append(number)
-        self._members = list(groups.values())
-        totals = [sum(sources[i].weight for i in members) for members in self._members]
-        self._groups = Interleaver(totals)
-        self._within = [
-            Interleaver([sources[i].weight / total for i in members])
-            for members, total in zip(self._members, totals, strict=True)
-        ]
+        groups = [source.group for source in sources]
+        self.weights = np.array([source.weight for source in sources], dtype=np.float64)
+        self.drawn = np.zeros(len(sources), dtype=np.int64)
+        self._starts = np.array([groups.index(group) for group in dict.fromkeys(groups)])
+        self._stops = np.append(self._starts[1:], len(sources))
+        self._group_weights = np.add.reduceat(self.weights, self._starts)
 
     def next_source(self) -> int:
-        group = self._groups.next()
-        return self._members[group][self._within[group].next()]
+        turn = self.drawn.sum() + 1
+        deadlines = _deadlines(self.weights, self.drawn, turn)
+        source = int(deadlines.argmin()) if _none_to_spare(deadlines) else self._next_of_groups(deadlines, turn)
+        self.drawn[source] += 1
+        return source
 
-    @property
-    def drawn(self) -> list[int]:
-        """Samples drawn of each source so far."""
-        counts = {
-            i: int(n) for g, members in enumerate(self._members) for i, n in zip(members, self._within[g].drawn, strict=True)
-        }
-        return [counts[i] for i in range(len(counts))]
+    def _next_of_groups(self, deadlines: np.ndarray, turn: int) -> int:
+        group_deadlines = _deadlines(self._group_weights, np.add.reduceat(self.drawn, self._starts), turn)
+        nearest = np.minimum(group_deadlines, np.minimum.reduceat(deadlines, self._starts))
+        # one of the groups is always behind, and a group that is behind has a source that is behind
+        group = int(np.where(np.isinf(group_deadlines), np.inf, nearest).argmin())
+        start, stop = self._starts[group], self._stops[group]
+        return int(start + deadlines[start:stop].argmin())
 
-    @drawn.setter
-    def drawn(self, counts: list[int]) -> None:
-        for group, members in enumerate(self._members):
-            self._within[group].drawn[:] = [counts[i] for i in members]
-            self._groups.drawn[group] = sum(counts[i] for i in members)
+
+def _deadlines(weights: np.ndarray, drawn: np.ndarray, turn: int) -> np.ndarray:
+    """Turns until each falls a whole sample behind its weight; infinite for those that are ahead of it."""
+    behind = weights * turn - drawn
+    deadlines = (1 - behind) / weights
+    deadlines[behind < 1e-9] = np.inf
+    return deadlines
+
+
+def _none_to_spare(deadlines: np.ndarray) -> bool:
+    """Whether for some n, n deadlines end within the next n turns."""
+    due = np.sort(deadlines[np.isfinite(deadlines)])
+    return bool((np.floor(due) <= np.arange(len(due))).any())
 
 
 class Mixture:
@@ -308,14 +297,14 @@ class Mixture:
     def __init__(self, sources: list[Source], readers: dict[str, IndexedReader], seed: int, seq_length: int):
         self.sources = sources
         self.streams = [SourceStream(readers[source.name], source.name, seed, seq_length) for source in sources]
-        self.interleaver = SourceInterleaver(sources)
+        self.interleaver = Interleaver(sources)
         self.consumed_documents = np.zeros(len(sources), dtype=np.int64)
         self.consumed_tokens = np.zeros(len(sources), dtype=np.int64)
         self.fingerprint = "0" * 16
 
     @property
     def consumed_samples(self) -> int:
-        return sum(self.interleaver.drawn)
+        return int(self.interleaver.drawn.sum())
 
     def next_sample(self) -> Sample:
         source = self.interleaver.next_source()
@@ -329,7 +318,7 @@ class Mixture:
 
     def state_dict(self) -> dict:
         """JSON-ready. Independent of the number of processes."""
-        drawn = self.interleaver.drawn
+        drawn = self.interleaver.drawn.tolist()
         return {
             "fingerprint": self.fingerprint,
             "sources": {
@@ -345,7 +334,7 @@ class Mixture:
 
     def load_state_dict(self, state: dict) -> None:
         self.fingerprint = state["fingerprint"]
-        self.interleaver.drawn = [state["sources"][source.name]["drawn"] for source in self.sources]
+        self.interleaver.drawn[:] = [state["sources"][source.name]["drawn"] for source in self.sources]
         for i, source in enumerate(self.sources):
             cursor = state["sources"][source.name]
             self.streams[i].load_state_dict(cursor)

@@ -15,6 +15,7 @@ import gzip
 import multiprocessing
 import os
 import platform
+import sys
 import threading
 import zlib
 from collections import deque
@@ -201,7 +202,13 @@ def _tokenising(recipe: Recipe, tokenizer: Tokenizer, workers: int) -> Iterator[
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
-            yield partial(_in_order, pool, workers, partial(_tokenise_in_worker, recipe))
+            try:
+                yield partial(_in_order, pool, workers, partial(_tokenise_in_worker, recipe))
+            except BrokenProcessPool:
+                if sys.version_info < (3, 11):
+                    # the pool's feeder thread hangs on the full pipe of the dead worker (CPython issue 94777)
+                    pool._call_queue._reader.close()
+                raise
     except BrokenProcessPool:
         raise DataError(
             "a tokenising process died (out of memory?); the unfinished output was removed: start again, with fewer "

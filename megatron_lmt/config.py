@@ -45,16 +45,26 @@ class ParallelSection(Section):
 class GroupSection(Section):
     """One group of the mixture, such as all monolingual text: one source for each language or direction."""
 
-    weight: float = Field(gt=0, allow_inf_nan=False)
-    """Share of this group's samples, relative to the other groups."""
+    weight: float = Field(ge=0, allow_inf_nan=False)
+    """Share of this group's samples, relative to the other groups; 0 for a group that comes in with a later phase."""
     path: str
     """Prefix of the token files with `{language}`, `{direction}`, `{source}` or `{target}` in it, or one plain prefix."""
     languages: list[str] | Literal["all"] | None = None
     """One source for each of these codes; `path` contains `{language}`."""
     directions: list[str] | str | None = None
     """One source for each of these: a list such as ["en-ky", "ky-en"], or a group ("en-centric", "zh-x", "all" …)."""
-    within: Literal["uniform", "proportional"] = "uniform"
-    """How the group's weight is shared: equally, or in proportion to each source's tokens."""
+    within: Literal["uniform", "proportional", "temperature", "explicit"] = "uniform"
+    """How the group's weight is shared: equally, by tokens, by tokens ** (1 / temperature), or by `weights`."""
+    temperature: float | None = Field(None, ge=1, allow_inf_nan=False)
+    """With within = "temperature": 1 is proportional, large values approach uniform."""
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    """With within = "explicit": a number for each language or direction."""
+    downsample: float = Field(1.0, gt=0, le=1)
+    """Strategic Downsampling (LMT): X→en and X→zh count with this factor of their size; en↔zh are exempt."""
+    max_epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """No source is seen more often than this over the whole run. Absent: no limit."""
+    on_max_epochs: Literal["error", "redistribute"] = "error"
+    """What to do about a source that would be: stop, or give the rest to the others of the group."""
 
     @field_validator("languages")
     @classmethod
@@ -81,13 +91,56 @@ class GroupSection(Section):
         check_placeholders(self.path, required=placeholders, allowed=placeholders)
         return self
 
+    @model_validator(mode="after")
+    def _members_are_weighted(self):
+        members = self.languages or self.directions or []
+        twice = sorted({member for member in members if members.count(member) > 1})
+        if twice:
+            raise ValueError(f"{twice} are named twice")
+        for key, rule in (("temperature", "temperature"), ("weights", "explicit")):
+            if (getattr(self, key) is not None) != (self.within == rule):
+                raise ValueError(f'{key} and within = "{rule}" belong together; within = "{self.within}" here')
+        if self.weights is not None and set(self.weights) != set(members):
+            wrong = sorted(set(self.weights) ^ set(members))
+            raise ValueError(f"weights must name each language or direction of the group and no other; see {wrong}")
+        if self.downsample < 1 and not self.directions:
+            raise ValueError(f"downsample = {self.downsample} is for groups with directions")
+        return self
+
+
+class PhaseSection(Section):
+    """Other weights from some iteration on. The sources go on where they stand."""
+
+    start_iteration: PositiveInt
+    """Iterations done before the phase begins."""
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    """The weight of every group of the mixture from then on; 0 drops a group."""
+
 
 class DataSection(Section):
     tokenizer_type: Literal["HuggingFaceTokenizer", "SentencePieceTokenizer"]
     tokenizer_model: PathField
     seq_length: PositiveInt
     """Positions in one sample; whole documents are packed into it, and attention does not cross them."""
+    packing: Literal["documents", "concatenate"] = "documents"
+    """Whole documents in each sample, or documents one after the other, cut where a sample is full."""
     mixture: dict[str, GroupSection] = Field(min_length=1)
+    phases: list[PhaseSection] = []
+    """Changes of the mixture in mid-run, in order."""
+
+    @model_validator(mode="after")
+    def _phases_fit_the_mixture(self):
+        if not any(group.weight for group in self.mixture.values()):
+            raise ValueError("mixture: every group has weight 0, so there is nothing to begin with")
+        for phase in self.phases:
+            if set(phase.weights) != set(self.mixture):
+                raise ValueError(f"phases: give a weight to each of {sorted(self.mixture)}, and to no other group")
+            if not any(phase.weights.values()):
+                raise ValueError(f"phases: all weights are 0 from iteration {phase.start_iteration} on")
+        starts = [phase.start_iteration for phase in self.phases]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"phases: start_iteration must rise from phase to phase, not {starts}")
+        return self
 
 
 class TrainSection(Section):
@@ -171,6 +224,13 @@ class RunConfig(Section):
     def path(self, path: str | Path) -> Path:
         """An input path of the run file, made absolute."""
         return self.root / path
+
+    @model_validator(mode="after")
+    def _phases_end_in_the_run(self):
+        late = [p.start_iteration for p in self.data.phases if p.start_iteration >= self.train_iters]
+        if late:
+            raise ValueError(f"data.phases: start_iteration {late} is not before the end, at iteration {self.train_iters}")
+        return self
 
     @property
     def train_iters(self) -> int:

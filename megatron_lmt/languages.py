@@ -90,6 +90,11 @@ def reverse(direction: str) -> str:
     return f"{target}-{source}"
 
 
+def is_downsampled(source: str, target: str) -> bool:
+    """Whether Strategic Downsampling applies to this direction: into a pivot, but not from the other pivot."""
+    return target in PIVOTS and source not in PIVOTS
+
+
 def check_languages(codes: list[str]) -> None:
     """Raise a ConfigError that names every code that is not one of the 60."""
     problems = [_unknown(code) for code in codes if code not in languages()]

@@ -78,7 +78,8 @@ class _Loop:
         self.ready, self.run_config, self.device, self.log = ready, ready.run, device, log
         self.metrics: MetricsLog | None = None  # of the first process only
         self.trainee = _build_trainee(ready, device)
-        self.mixture = Mixture(ready.sources, ready.readers, self.run_config.seed, self.run_config.data.seq_length)
+        data = self.run_config.data
+        self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
         self.batch_shape = BatchShape(
             seq_length=self.run_config.data.seq_length,
             micro_batch_size=self.run_config.train.micro_batch_size,
@@ -105,7 +106,7 @@ class _Loop:
         if dist.get_rank() == 0:
             self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging.tensorboard)
         began = time.perf_counter()
-        readers = [self.ready.readers[source.name] for source in self.ready.sources]
+        readers = [self.ready.readers[source.name] for source in self.ready.plan.sources]
         batches = global_batches(self.mixture, readers, self.batch_shape)
         for iteration in range(self.first_iteration, last + 1):
             record, stopping = self._step(iteration, next(batches), stop)

@@ -16,8 +16,8 @@ from pathlib import Path
 from megatron_lmt.config import RunConfig
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.ledger import plan_table
-from megatron_lmt.data.mixture import Source, compile_sources, source_prefixes
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, DataError, Problems
 from megatron_lmt.model.hf_io import SafetensorsFolder, is_hf_folder
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
@@ -38,7 +38,7 @@ class ReadyRun:
 
     run: RunConfig
     shape: ModelShape
-    sources: list[Source]
+    plan: Plan
     readers: dict[str, IndexedReader]
     validation_readers: dict[str, IndexedReader]
     identity: dict
@@ -61,7 +61,8 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
     problems = Problems()
     shape = problems.of(read_shape, run.path(run.model.hf_config))
     tokenizer = problems.of(load_tokenizer, run.data.tokenizer_type, run.path(run.data.tokenizer_model))
-    training = {name: prefix for group in source_prefixes(run.data, run.root).values() for name, prefix in group.items()}
+    training = {name: prefix for group in source_prefixes(run).values() for name, prefix in group.items()}
+    problems.of(_check_each_file_once, training)
     validation = run.validation.sources if run.validation else {}
     readers = _open_all(problems, training, tokenizer)
     validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
@@ -72,12 +73,23 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
     start_from = problems.of(_open_start, run, shape) if shape else None
+    plan = problems.of(make_plan, run, readers) if len(readers) == len(training) else None
     problems.raise_if_any()
 
-    sources = compile_sources(run.data, run.root, readers)
-    identity = _identity(run, shape, tokenizer, sources)
+    identity = _identity(run, shape, tokenizer, plan)
     resume_from = _find_own_checkpoint(run, identity)
-    return ReadyRun(run, shape, sources, readers, validation_readers, identity, resume_from, start_from)
+    return ReadyRun(run, shape, plan, readers, validation_readers, identity, resume_from, start_from)
+
+
+def _check_each_file_once(prefixes: dict[str, Path]) -> None:
+    names: dict[Path, list[str]] = {}
+    for name, prefix in prefixes.items():
+        names.setdefault(prefix, []).append(name)
+    problems = [
+        f"{' and '.join(same)} are all {prefix}: one file is one source" for prefix, same in names.items() if same[1:]
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _open_all(problems: Problems, prefixes: dict[str, Path], tokenizer: Tokenizer | None) -> dict[str, IndexedReader]:
@@ -172,18 +184,24 @@ def _check_same_shape(path: Path, found: dict, shape: ModelShape) -> None:
         raise CheckpointError(problems)
 
 
-def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, sources: list[Source]) -> dict:
+def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, plan: Plan) -> dict:
     return {
         "seed": run.seed,
         "seq_length": run.data.seq_length,
+        "packing": run.data.packing,
         "global_batch_size": run.train.global_batch_size,
         "train_iters": run.train_iters,
         "bf16": run.train.bf16,
         "optimizer": run.optimizer.model_dump(mode="json"),
         "shape": shape.to_dict(),
         "tokenizer": tokenizer.identity(),
-        "sources": {
-            source.name: {"weight": source.weight, "sha256": read_manifest(source.prefix)["sha256"]} for source in sources
+        "phases": {
+            f"sample {phase.start_sample}": {
+                source.name: {"weight": weight, "sha256": read_manifest(source.prefix)["sha256"]}
+                for source, weight in zip(plan.sources, phase.weights, strict=True)
+                if weight
+            }
+            for phase in plan.phases
         },
     }
 
@@ -195,14 +213,22 @@ def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
         return None
     if not (output_dir / RESOLVED).is_file():
         raise ConfigError(f"output_dir = {output_dir} has files in it that are not of a run; name an empty or new folder")
+    resume_from = find_checkpoint(output_dir) if committed(output_dir / "checkpoints") else None
+    samples_done = read_run_state(resume_from)["iteration"] * run.train.global_batch_size if resume_from else 0
     before = json.loads((output_dir / RESOLVED).read_text(encoding="utf-8"))["identity"]
-    differences = _differences(before, identity)
+    differences = _differences(*(_until(samples_done, which) for which in (before, identity)))
     if differences:
         raise ConfigError(
             [f"output_dir = {output_dir} holds another run: {difference}" for difference in differences]
             + ["give a new output_dir; to go on from the old weights, name them in model.pretrained_checkpoint"]
         )
-    return find_checkpoint(output_dir) if committed(output_dir / "checkpoints") else None
+    return resume_from
+
+
+def _until(samples_done: int, identity: dict) -> dict:
+    """Without the phases that have not begun: those may still be changed, added and dropped."""
+    phases = {start: weights for start, weights in identity["phases"].items() if int(start.split()[1]) <= samples_done}
+    return {**identity, "phases": phases}
 
 
 def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
@@ -223,7 +249,7 @@ def resolved(ready: ReadyRun) -> dict:
         "train_iters": ready.run.train_iters,
         "lr_warmup_iters": ready.run.lr_warmup_iters,
         "num_parameters": ready.shape.num_parameters,
-        "sources": [{**asdict(source), "prefix": os.fspath(source.prefix)} for source in ready.sources],
+        "sources": [{**asdict(source), "prefix": os.fspath(source.prefix)} for source in ready.plan.sources],
         "identity": ready.identity,
     }
 
@@ -240,5 +266,5 @@ def describe(ready: ReadyRun) -> list[str]:
         f"positions; at most {samples * run.data.seq_length:,} tokens; warm-up {run.lr_warmup_iters} iterations",
         f"output: {run.output_dir}",
         "",
-        *plan_table(ready.sources, ready.readers, samples),
+        *plan_table(ready.plan, ready.readers, samples),
     ]

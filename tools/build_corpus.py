@@ -19,7 +19,7 @@ def main() -> None:
         command.add_argument("--output", type=Path, required=True, help="new folder for the jsonl files")
         command.add_argument("--root", help="folder of the inputs, instead of the one in the config")
         if stage == "sft":
-            command.add_argument("--tokenizer", type=Path, required=True, help="folder with the chat template")
+            command.add_argument("--tokenizer", type=Path, help="folder with the chat template, instead of the config's")
     arguments = parser.parse_args()
     if arguments.stage == "cpt":
         records = build_cpt_corpus(arguments.config, arguments.output, arguments.root)
@@ -31,6 +31,9 @@ def main() -> None:
         counts = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root)
         before, after = (sum(count[key] for count in counts.values()) for key in ("before", "after"))
         print(f"{len(counts)} directions: {before:,} instances, {after:,} after downsampling → {arguments.output}")
+        empty = [direction for direction, count in counts.items() if not count["after"]]
+        if empty:
+            print(f"no file, because nothing is left: {' '.join(empty)}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Next on the path: `preprocess.py` turns each file into tokens on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +19,12 @@ from megatron_lmt.data.corpus_files import (
     chance,
     check_inputs,
     pair_files,
+    read_inputs,
     resolve_root,
     text_files,
-    with_progress,
 )
 from megatron_lmt.errors import DataError
+from megatron_lmt.languages import reverse
 from megatron_lmt.toml_config import Section, load_toml, validate
 
 
@@ -60,37 +60,44 @@ def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None) -
     Returns:
         number of records of each file.
     Raises:
-        UserError: the config, missing inputs (all of them), or the first bad line.
+        UserError: the config, missing inputs (all of them), the first bad line, or directions left without a record.
     """
     config = validate(CptConfig, load_toml(config_file), str(config_file))
     folder = resolve_root(root or config.root, config_file)
     texts, pairs = text_files(config.monolingual, folder), pair_files(config, folder)
     check_inputs([*texts, *pairs])
-    read = {}
+    read: dict[str, int] = {}
     with CorpusFolder(output) as corpus:
-        for source in with_progress([*texts, *pairs]):
-            records = _pair_records(source, config) if isinstance(source, PairFiles) else _text_records(source)
-            read[source.name] = 0
-            for name, documents, line in records:
-                read[source.name] += 1
-                for document in documents:
-                    corpus.add(name, {"text": document, "id": f"{source.name}:{line}"})
-            if not read[source.name]:
-                raise DataError(f"{' '.join(map(str, source.paths))}: no record in it")
+        for source, line, *record in read_inputs([*texts, *pairs], read):
+            if isinstance(source, PairFiles):
+                name, documents = _in_one_direction(source, line, record, config)
+            else:
+                name, documents = f"mono.{source.language}", record
+            for document in documents:
+                corpus.add(name, {"text": document, "id": f"{source.name}:{line}"})
+        _check_both_directions(pairs, corpus.records)
         corpus.finish({"config": config.model_dump(), "root": str(folder), "read": read})
         return corpus.records
 
 
-def _text_records(source) -> Iterator[tuple[str, list[str], int]]:
-    for line, text in source.records():
-        yield f"mono.{source.language}", [text], line
+def _in_one_direction(files: PairFiles, line: int, sentences: list[str], config: CptConfig) -> tuple[str, list[str]]:
+    """(output name, documents) of a pair, in the direction that the hash gives it."""
+    codes = [files.source, files.target]
+    if chance(config.seed, files.name, line) < 0.5:
+        codes, sentences = codes[::-1], sentences[::-1]
+    return "-".join(codes), format_pair(config.format.parallel, *codes, *sentences)
 
 
-def _pair_records(files: PairFiles, config: CptConfig) -> Iterator[tuple[str, list[str], int]]:
-    """(output name, documents, line) for each pair, in the direction that the hash gives it."""
-    for line, *texts in files.records():
-        codes = [files.source, files.target]
-        if chance(config.seed, files.name, line) < 0.5:
-            codes.reverse()
-            texts.reverse()
-        yield "-".join(codes), format_pair(config.format.parallel, *codes, *texts), line
+def _check_both_directions(pairs: list[PairFiles], records: dict[str, int]) -> None:
+    """
+    Raises:
+        DataError: directions that got none of the few records of their pair, all of them.
+    """
+    named = dict.fromkeys(name for files in pairs for name in (files.direction, reverse(files.direction)))
+    empty = [
+        f"{name}: no record, because all of this pair went the other way; add some or exclude the pair"
+        for name in named
+        if name not in records
+    ]
+    if empty:
+        raise DataError(empty)

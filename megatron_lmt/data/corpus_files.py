@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,10 @@ class PairFiles:
     source: str
     target: str
 
+    @property
+    def direction(self) -> str:
+        return f"{self.source}-{self.target}"
+
     def records(self) -> Iterator[tuple[int, str, str]]:
         """(line number, source sentence, target sentence)"""
         if len(self.paths) == 1:
@@ -169,17 +174,24 @@ def pair_files(config: CorpusConfig, root: Path) -> list[PairFiles]:
 def check_inputs(inputs: list[TextFile | PairFiles]) -> None:
     """
     Raises:
-        DataError: files that are not there, all of them; or there is no input at all.
+        DataError: files that are not there and inputs that are named twice, all of them; or there is no input at all.
     """
-    missing = [f"{path}: no such file" for path in dict.fromkeys(p for i in inputs for p in i.paths) if not path.is_file()]
-    if missing or not inputs:
-        raise DataError(missing or "no input: name [[monolingual]], [[pairs]] or [[aligned]] files")
+    problems = [f"{path}: no such file" for path in dict.fromkeys(p for i in inputs for p in i.paths) if not path.is_file()]
+    times = Counter(frozenset(source.paths) for source in inputs)
+    problems += [
+        f"{' and '.join(map(str, sorted(paths)))}: named {count} times, so each record would be there {count} times; "
+        "name it once, for one pair and in one orientation"
+        for paths, count in times.items()
+        if count > 1
+    ]
+    if problems or not inputs:
+        raise DataError(problems or "no input: name [[monolingual]], [[pairs]] or [[aligned]] files")
 
 
 def chance(*parts: Any) -> float:
     """A number in [0, 1) that depends on `parts` alone: the same in any order of work and on any machine."""
     digest = hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # the bits that a float holds: 2**64 - 1 would round up to 1
 
 
 class CorpusFolder:
@@ -188,6 +200,9 @@ class CorpusFolder:
     Args:
         output: must not exist.
     """
+
+    MOST_OPEN_FILES = 100
+    """A laptop may allow 256 in a process; a corpus has 294."""
 
     def __init__(self, output: Path):
         self.output = output
@@ -204,18 +219,18 @@ class CorpusFolder:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        for file in self._files.values():
-            file.close()
+        self._close_files()
         if self._unfinished.exists():
             shutil.rmtree(self._unfinished)
 
     def add(self, name: str, record: dict[str, str]) -> None:
         """Append a record to `<name>.jsonl`."""
         if name not in self._files:
-            self._files[name] = open(self._unfinished / f"{name}.jsonl", "w", encoding="utf-8")
-            self.records[name] = 0
+            if len(self._files) == self.MOST_OPEN_FILES:
+                self._close_files()
+            self._files[name] = open(self._path(name), "a", encoding="utf-8")
         self._files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
-        self.records[name] += 1
+        self.records[name] = self.records.get(name, 0) + 1
 
     def finish(self, summary: dict) -> None:
         """Write corpus.json and give the folder its name.
@@ -225,16 +240,35 @@ class CorpusFolder:
         """
         if not self.records:
             raise DataError(f"no record was made; {self.output} was not written")
-        for file in self._files.values():
-            file.close()
-        write_json_atomically(self._unfinished / "corpus.json", {**summary, "records": self.records})
+        self._close_files()
+        sizes = {name: self._path(name).stat().st_size for name in self.records}
+        write_json_atomically(self._unfinished / "corpus.json", {**summary, "records": self.records, "bytes": sizes})
         self._unfinished.rename(self.output)
 
+    def _path(self, name: str) -> Path:
+        return self._unfinished / f"{name}.jsonl"
 
-def with_progress(inputs: list[TextFile | PairFiles]) -> Iterator[TextFile | PairFiles]:
-    """The inputs, one after the other, with a progress bar over their bytes."""
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def read_inputs(inputs: list[TextFile | PairFiles], read: dict[str, int]) -> Iterator[tuple]:
+    """(input, line number, text or both sentences) for every record of all inputs, with a progress bar over their bytes.
+
+    Args:
+        read: gets the number of records of each input, by its name.
+    Raises:
+        DataError: the first bad line, or an input without a record.
+    """
     sizes = [sum(path.stat().st_size for path in source.paths) for source in inputs]
     with progress(sum(sizes), "building") as bar:
         for source, size in zip(inputs, sizes, strict=True):
-            yield source
+            read[source.name] = 0
+            for record in source.records():
+                read[source.name] += 1
+                yield source, *record
+            if not read[source.name]:
+                raise DataError(f"{' '.join(map(str, source.paths))}: no record in it")
             bar.update(size)

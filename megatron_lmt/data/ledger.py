@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from megatron_lmt.data.indexed import IndexedReader
-from megatron_lmt.data.mixture import Source
+from megatron_lmt.data.weights import Plan
 
 
-def plan_table(sources: list[Source], readers: dict[str, IndexedReader], samples: int) -> list[str]:
-    """Lines of text, a row for each group: its size on disk, and its share of `samples` to be drawn."""
+def plan_table(plan: Plan, readers: dict[str, IndexedReader], samples: int) -> list[str]:
+    """Lines of text, a row for each group: its size on disk, and its share of the `samples` of the run."""
+    planned = plan.planned_samples(samples)
     rows = []
-    for group in dict.fromkeys(source.group for source in sources):
-        members = [source for source in sources if source.group == group]
-        weight = sum(source.weight for source in members)
-        documents = sum(readers[source.name].num_documents for source in members)
-        tokens = sum(readers[source.name].num_tokens for source in members)
-        row = (group, len(members), f"{documents:,}", f"{tokens:,}", f"{weight:.2%}", f"{weight * samples:,.0f}")
-        rows.append(row)
+    for group in dict.fromkeys(source.group for source in plan.sources):
+        members = {source.name: count for source, count in zip(plan.sources, planned, strict=True) if source.group == group}
+        documents = sum(readers[name].num_documents for name in members)
+        tokens = sum(readers[name].num_tokens for name in members)
+        drawn = sum(members.values())
+        rows.append((group, len(members), f"{documents:,}", f"{tokens:,}", f"{drawn / samples:.2%}", f"{drawn:,.0f}"))
     return _table(("group", "sources", "documents", "tokens", "share", "planned samples"), rows)
 
 

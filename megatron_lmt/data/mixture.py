@@ -3,9 +3,10 @@
 The order is a pure function of the run file and the seed. It does not depend on the number of processes, and its whole
 state is one small cursor for each source, so a run resumes exactly where it stopped.
 
-    compile_sources   run file → one `Source` per language or direction, with its share of all samples
-    SourceStream      one source → endless samples: a new permutation each epoch, whole documents packed into samples
-    Mixture           all streams → one stream, every prefix within one sample of the weights
+    weights.py       run file → one `Source` per language or direction, with its share of all samples
+    SourceStream     one source → endless samples: a new permutation each epoch, whole documents packed into samples
+    interleaver.py   whose turn it is: every prefix within one sample of the weights
+    Mixture          all streams → one stream
 
 Cost: a stream packs a window of 65,536 documents at a time (about 0.1 s, 3 MB); an interleaving step is about 15 µs with
 294 sources. Every process computes the whole order; only the tokens of its own samples are read.
@@ -18,25 +19,14 @@ from __future__ import annotations
 import bisect
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from megatron_lmt.config import DataSection, GroupSection
 from megatron_lmt.data.indexed import IndexedReader
-from megatron_lmt.languages import split_direction
+from megatron_lmt.data.interleaver import Interleaver
+from megatron_lmt.data.weights import Plan
 
 WINDOW_DOCUMENTS = 65_536
-
-
-@dataclass(frozen=True)
-class Source:
-    """One language or direction of the mixture. `weight` is its share of all samples; the shares sum to 1."""
-
-    name: str
-    group: str
-    prefix: Path
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -56,55 +46,20 @@ class Sample:
     pieces: tuple[Piece, ...]
 
 
-def source_prefixes(data: DataSection, root: Path) -> dict[str, dict[str, Path]]:
-    """Group name → source name → prefix of its token files, in the order of the run file."""
-    return {name: _group_prefixes(name, group, root) for name, group in data.mixture.items()}
-
-
-def _group_prefixes(name: str, group: GroupSection, root: Path) -> dict[str, Path]:
-    if group.languages:
-        return {f"{name}/{code}": root / group.path.format(language=code) for code in group.languages}
-    if group.directions:
-        prefixes = {}
-        for direction in group.directions:
-            source, target = split_direction(direction)
-            path = group.path.format(direction=direction, source=source, target=target)
-            prefixes[f"{name}/{direction}"] = root / path
-        return prefixes
-    return {name: root / group.path}
-
-
-def compile_sources(data: DataSection, root: Path, readers: dict[str, IndexedReader]) -> list[Source]:
-    """Turn the words of the run file into one weight for each source.
-
-    Args:
-        readers: source name → its opened token files; `within = "proportional"` needs their number of tokens.
-    """
-    groups = source_prefixes(data, root)
-    total_weight = sum(group.weight for group in data.mixture.values())
-    sources = []
-    for group_name, prefixes in groups.items():
-        group = data.mixture[group_name]
-        proportional = group.within == "proportional"
-        sizes = {name: readers[name].num_tokens if proportional else 1 for name in prefixes}
-        share = group.weight / total_weight / sum(sizes.values())
-        sources += [Source(name, group_name, prefix, share * sizes[name]) for name, prefix in prefixes.items()]
-    return sources
-
-
 class SourceStream:
     """Endless samples of one source.
 
     Every document is seen once before any is seen twice, in a new order each epoch. A window of documents is packed at a
-    time, longest first; the emptiest sample of the window comes last and is filled up with the documents that follow.
-    Documents longer than `seq_length` are cut into pieces of `seq_length`; no other document is cut.
+    time; the emptiest sample of the window comes last and is filled up with the documents that follow. With packing
+    "documents", longest first, only documents longer than `seq_length` are cut; with "concatenate" any may be.
 
     The cursor is (`epoch`, `document`, `sample`): the window begins at this document of this epoch's permutation, and
     this many of its samples were taken.
     """
 
-    def __init__(self, reader: IndexedReader, name: str, seed: int, seq_length: int):
+    def __init__(self, reader: IndexedReader, name: str, seed: int, seq_length: int, packing: str):
         self.reader = reader
+        self.packing = packing
         self.seq_length = seq_length
         self.key = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
         self.epoch = self.document = self.sample = 0
@@ -135,7 +90,17 @@ class SourceStream:
 
     def _pack_window(self) -> tuple[list[tuple[Piece, ...]], tuple[int, int]]:
         documents = self._documents(self.epoch, self.document, WINDOW_DOCUMENTS)
-        pieces = _cut(documents, self.reader.document_lengths(documents) - 1, self.seq_length)
+        positions = self.reader.document_lengths(documents) - 1
+        if self.packing == "documents":
+            samples = self._whole_documents(documents, positions)
+        else:
+            samples = concatenate(documents, positions, self.seq_length)
+        after = self._fill_up(samples[-1], self.epoch, self.document + len(documents))
+        return [tuple(sample) for sample in samples], after
+
+    def _whole_documents(self, documents: np.ndarray, positions: np.ndarray) -> list[list[Piece]]:
+        """Samples of whole documents, the emptiest last."""
+        pieces = _cut(documents, positions, self.seq_length)
         bins = pack([piece.stop - piece.start for piece in pieces], self.seq_length)
         samples = [[pieces[i] for i in members] for members in bins] or [[]]
         samples.sort(key=_positions, reverse=True)
@@ -143,9 +108,7 @@ class SourceStream:
         # longest-first packing puts long documents into early samples: undo that order
         window_key = self.key + self.epoch.to_bytes(8, "little") + self.document.to_bytes(8, "little")
         order = permute(np.arange(len(samples), dtype=np.uint64), len(samples), window_key)
-        samples = [samples[i] for i in order] + [emptiest]
-        after = self._fill_up(emptiest, self.epoch, self.document + len(documents))
-        return [tuple(sample) for sample in samples], after
+        return [samples[i] for i in order] + [emptiest]
 
     def _fill_up(self, sample: list[Piece], epoch: int, document: int) -> tuple[int, int]:
         """Add the documents that follow, in order, while they fit; returns the cursor behind the last one added."""
@@ -180,6 +143,28 @@ def _cut(documents: np.ndarray, positions: np.ndarray, seq_length: int) -> list[
         for document, length in zip(documents.tolist(), positions.tolist(), strict=True)
         for start in range(0, length, seq_length)
     ]
+
+
+def concatenate(documents: np.ndarray, positions: np.ndarray, seq_length: int) -> list[list[Piece]]:
+    """Documents one after the other, cut wherever a sample is full; only the last sample has room.
+
+    Args:
+        documents: int64 [n], their numbers.
+        positions: int64 [n], how many each has.
+    """
+    samples: list[list[Piece]] = [[]]
+    room = seq_length
+    for document, length in zip(documents.tolist(), positions.tolist(), strict=True):
+        start = 0
+        while start < length:
+            if not room:
+                samples.append([])
+                room = seq_length
+            stop = min(length, start + room)
+            samples[-1].append(Piece(document, start, stop))
+            room -= stop - start
+            start = stop
+    return samples
 
 
 def pack(lengths: list[int], capacity: int) -> list[list[int]]:
@@ -240,75 +225,40 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-class Interleaver:
-    """Chooses the source of each sample so that shares are kept all along, of sources and of groups.
+class Mixture:
+    """The run's stream of samples, with what was consumed of each source and a fingerprint of the order so far.
 
-    Each source has a deadline: the sample at which it would fall a whole sample behind its weight; so has each group. Of
-    the sources that neither are ahead of their weight nor belong to a group that is ahead of its own, the one with the
-    nearest deadline, its own or its group's, is next. When so many sources are due that no sample is to spare, the
-    nearest of their deadlines decides alone, as in the chairman assignment of Tijdeman (1980). After every sample each
-    source is less than one sample off its weight, and each group less than two (docs/decisions.md).
-
-    Args:
-        sources: those of a group stand together.
+    A phase begins with fresh weights and the cursors where they stand: no document is repeated or skipped by a change.
     """
 
-    def __init__(self, sources: list[Source]):
-        groups = [source.group for source in sources]
-        self.weights = np.array([source.weight for source in sources], dtype=np.float64)
-        self.drawn = np.zeros(len(sources), dtype=np.int64)
-        self._starts = np.array([groups.index(group) for group in dict.fromkeys(groups)])
-        self._stops = np.append(self._starts[1:], len(sources))
-        self._group_weights = np.add.reduceat(self.weights, self._starts)
-
-    def next_source(self) -> int:
-        turn = self.drawn.sum() + 1
-        deadlines = _deadlines(self.weights, self.drawn, turn)
-        source = int(deadlines.argmin()) if _none_to_spare(deadlines) else self._next_of_groups(deadlines, turn)
-        self.drawn[source] += 1
-        return source
-
-    def _next_of_groups(self, deadlines: np.ndarray, turn: int) -> int:
-        group_deadlines = _deadlines(self._group_weights, np.add.reduceat(self.drawn, self._starts), turn)
-        nearest = np.minimum(group_deadlines, np.minimum.reduceat(deadlines, self._starts))
-        # one of the groups is always behind, and a group that is behind has a source that is behind
-        group = int(np.where(np.isinf(group_deadlines), np.inf, nearest).argmin())
-        start, stop = self._starts[group], self._stops[group]
-        return int(start + deadlines[start:stop].argmin())
-
-
-def _deadlines(weights: np.ndarray, drawn: np.ndarray, turn: int) -> np.ndarray:
-    """Turns until each falls a whole sample behind its weight; infinite for those that are ahead of it."""
-    behind = weights * turn - drawn
-    deadlines = (1 - behind) / weights
-    deadlines[behind < 1e-9] = np.inf
-    return deadlines
-
-
-def _none_to_spare(deadlines: np.ndarray) -> bool:
-    """Whether for some n, n deadlines end within the next n turns."""
-    due = np.sort(deadlines[np.isfinite(deadlines)])
-    return bool((np.floor(due) <= np.arange(len(due))).any())
-
-
-class Mixture:
-    """The run's stream of samples, with what was consumed of each source and a fingerprint of the order so far."""
-
-    def __init__(self, sources: list[Source], readers: dict[str, IndexedReader], seed: int, seq_length: int):
-        self.sources = sources
-        self.streams = [SourceStream(readers[source.name], source.name, seed, seq_length) for source in sources]
-        self.interleaver = Interleaver(sources)
-        self.consumed_documents = np.zeros(len(sources), dtype=np.int64)
-        self.consumed_tokens = np.zeros(len(sources), dtype=np.int64)
+    def __init__(self, plan: Plan, readers: dict[str, IndexedReader], seed: int, seq_length: int, packing: str):
+        self.plan = plan
+        self.sources = plan.sources
+        self.streams = [
+            SourceStream(readers[source.name], source.name, seed, seq_length, packing) for source in plan.sources
+        ]
+        self.drawn = np.zeros(len(plan.sources), dtype=np.int64)
+        self.consumed_documents = np.zeros(len(plan.sources), dtype=np.int64)
+        self.consumed_tokens = np.zeros(len(plan.sources), dtype=np.int64)
         self.fingerprint = "0" * 16
+        self._begin_phase(0)
+
+    def _begin_phase(self, phase: int) -> None:
+        self.phase = phase
+        groups = [source.group for source in self.sources]
+        self.interleaver = Interleaver(groups, self.plan.phases[phase].weights)
 
     @property
     def consumed_samples(self) -> int:
-        return int(self.interleaver.drawn.sum())
+        return int(self.drawn.sum())
 
     def next_sample(self) -> Sample:
+        following = self.phase + 1
+        if following < len(self.plan.phases) and self.consumed_samples >= self.plan.phases[following].start_sample:
+            self._begin_phase(following)
         source = self.interleaver.next_source()
         pieces = self.streams[source].next_pieces()
+        self.drawn[source] += 1
         # a document that is cut counts when its first piece is seen
         self.consumed_documents[source] += sum(piece.start == 0 for piece in pieces)
         self.consumed_tokens[source] += _positions(pieces)
@@ -318,13 +268,15 @@ class Mixture:
 
     def state_dict(self) -> dict:
         """JSON-ready. Independent of the number of processes."""
-        drawn = self.interleaver.drawn.tolist()
+        in_phase = self.interleaver.drawn
         return {
             "fingerprint": self.fingerprint,
+            "phase": self.phase,
             "sources": {
                 source.name: {
                     **self.streams[i].state_dict(),
-                    "drawn": drawn[i],
+                    "drawn": int(self.drawn[i]),
+                    "drawn_in_phase": int(in_phase[i]),
                     "consumed_documents": int(self.consumed_documents[i]),
                     "consumed_tokens": int(self.consumed_tokens[i]),
                 }
@@ -333,27 +285,33 @@ class Mixture:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from `state`. Sources that were added since begin at their start."""
         self.fingerprint = state["fingerprint"]
-        self.interleaver.drawn[:] = [state["sources"][source.name]["drawn"] for source in self.sources]
+        self._begin_phase(state["phase"])
         for i, source in enumerate(self.sources):
-            cursor = state["sources"][source.name]
-            self.streams[i].load_state_dict(cursor)
-            self.consumed_documents[i] = cursor["consumed_documents"]
-            self.consumed_tokens[i] = cursor["consumed_tokens"]
+            if cursor := state["sources"].get(source.name):
+                self.streams[i].load_state_dict(cursor)
+                self.drawn[i] = cursor["drawn"]
+                self.interleaver.drawn[i] = cursor["drawn_in_phase"]
+                self.consumed_documents[i] = cursor["consumed_documents"]
+                self.consumed_tokens[i] = cursor["consumed_tokens"]
 
     def ledger(self, state: dict) -> list[dict]:
         """What was consumed up to `state` (of `state_dict`), a row for each source.
 
-        Tokens are predicted positions, without padding; epochs are documents consumed over documents there are.
+        `planned_samples` are those of the plan up to there. Tokens are predicted positions, without padding; epochs are
+        documents consumed over documents there are.
         """
+        total = sum(cursor["drawn"] for cursor in state["sources"].values())
+        planned = self.plan.planned_samples(total)
         rows = []
-        for source, stream in zip(self.sources, self.streams, strict=True):
+        for i, (source, stream) in enumerate(zip(self.sources, self.streams, strict=True)):
             cursor = state["sources"][source.name]
             rows.append(
                 {
                     "source": source.name,
                     "group": source.group,
-                    "weight": source.weight,
+                    "planned_samples": planned[i],
                     "samples": cursor["drawn"],
                     "documents": cursor["consumed_documents"],
                     "tokens": cursor["consumed_tokens"],

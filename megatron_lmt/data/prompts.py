@@ -32,12 +32,21 @@ class ChatTurn:
 
     The answer itself is never rendered by the template: Qwen3's would put an empty think block before it. A training
     target is the text followed by `END_OF_TURN`.
+
+    Raises:
+        ConfigError: not a folder with a tokenizer and its chat template.
     """
 
     def __init__(self, tokenizer_folder: Path):
         from transformers import AutoTokenizer  # takes seconds to import
 
-        self._tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+        if not tokenizer_folder.is_dir():
+            raise ConfigError(f"{tokenizer_folder}: no such folder; name one with a tokenizer and its chat template")
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+        except Exception as error:  # of many kinds, the tokenizers library's bare Exception among them
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{tokenizer_folder}: transformers finds no tokenizer in it ({reason})") from None
         if not self._tokenizer.chat_template:
             raise ConfigError(f"{tokenizer_folder}: this tokenizer has no chat template")
 

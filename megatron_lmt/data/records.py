@@ -99,7 +99,10 @@ def read_aligned(paths: list[Path]) -> Iterator[tuple[int, list[str]]]:
             number = next(line[0] for line in lines if line)
             short = [str(path) for path, line in zip(paths, lines, strict=True) if line is None]
             if short:
-                raise DataError(f"{', '.join(short)}: ends before line {number}, which files aligned with it have")
+                counts = ", ".join(f"{path} {sum(1 for _ in read_lines(path))}" for path in paths)
+                raise DataError(
+                    f"{', '.join(short)}: ends before line {number}, which files aligned with it have (lines: {counts})"
+                )
             for path, (_, line) in zip(paths, lines, strict=True):
                 if not line.strip():
                     raise DataError(f"{path}:{number}: an empty line among aligned sentences")

@@ -20,12 +20,12 @@ from megatron_lmt.data.corpus_files import (
     chance,
     check_inputs,
     pair_files,
+    read_inputs,
     resolve_root,
-    with_progress,
 )
 from megatron_lmt.data.prompts import END_OF_TURN, ChatTurn, render_prompt
 from megatron_lmt.errors import ConfigError
-from megatron_lmt.languages import PIVOTS
+from megatron_lmt.languages import is_downsampled
 from megatron_lmt.toml_config import Section, load_toml, validate
 
 
@@ -36,23 +36,22 @@ class DownsampleSection(Section):
 
 class SftConfig(CorpusConfig):
     template: Literal["release", "paper"] = "release"
+    chat_template_from: str | None = None
+    """Folder of the tokenizer whose chat template wraps the prompts, relative to `root`."""
     downsample: DownsampleSection = DownsampleSection()
 
 
-def is_downsampled(source: str, target: str) -> bool:
-    """Whether Strategic Downsampling applies to this direction: into a pivot, but not from the other pivot."""
-    return target in PIVOTS and source not in PIVOTS
-
-
-def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path, root: str | None = None) -> dict[str, dict[str, int]]:
+def build_sft_corpus(
+    config_file: Path, output: Path, tokenizer: Path | None = None, root: str | None = None
+) -> dict[str, dict[str, int]]:
     """Write `<source>-<target>.jsonl` with records of `prompt` (a chat up to the answer), `target` and `id`.
 
     Args:
         output: a new folder.
-        tokenizer: folder of the tokenizer whose chat template wraps the prompts.
+        tokenizer: instead of the config's `chat_template_from`.
         root: instead of the config's own.
     Returns:
-        for each direction the number of instances `before` downsampling and `after`.
+        for each direction the number of instances `before` downsampling and `after`; no file is written where that is 0.
     Raises:
         UserError: the config, missing inputs (all of them), or the first bad line.
     """
@@ -60,27 +59,37 @@ def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path, root: str
     folder = resolve_root(root or config.root, config_file)
     sources = pair_files(config, folder)
     check_inputs(sources)
-    if not tokenizer.is_dir():
-        raise ConfigError(f"--tokenizer {tokenizer}: no such folder")
-    turn = ChatTurn(tokenizer)
+    turn = ChatTurn(_tokenizer_folder(config, config_file, folder, tokenizer))
     counts: dict[str, dict[str, int]] = {}
+    read: dict[str, int] = {}
     with CorpusFolder(output) as corpus:
-        for files in with_progress(sources):
-            for line, source_text, target_text in files.records():
-                both = (
-                    (files.source, files.target, source_text, target_text),
-                    (files.target, files.source, target_text, source_text),
-                )
-                for source, target, text, translation in both:
-                    direction = f"{source}-{target}"
-                    count = counts.setdefault(direction, {"before": 0, "after": 0})
-                    count["before"] += 1
-                    draw = chance(config.seed, files.name, line, direction)
-                    if is_downsampled(source, target) and draw >= config.downsample.rate:
-                        continue
-                    count["after"] += 1
-                    prompt = turn.render(render_prompt(config.template, source, target, text))
-                    record = {"prompt": prompt, "target": translation + END_OF_TURN, "id": f"{files.name}:{line}"}
-                    corpus.add(direction, record)
-        corpus.finish({"config": config.model_dump(), "root": str(folder), "directions": counts})
+        for files, line, source_text, target_text in read_inputs(sources, read):
+            both = (
+                (files.source, files.target, source_text, target_text),
+                (files.target, files.source, target_text, source_text),
+            )
+            for source, target, text, translation in both:
+                direction = f"{source}-{target}"
+                count = counts.setdefault(direction, {"before": 0, "after": 0})
+                count["before"] += 1
+                draw = chance(config.seed, files.name, line, direction)
+                if is_downsampled(source, target) and draw >= config.downsample.rate:
+                    continue
+                count["after"] += 1
+                prompt = turn.render(render_prompt(config.template, source, target, text))
+                record = {"prompt": prompt, "target": translation + END_OF_TURN, "id": f"{files.name}:{line}"}
+                corpus.add(direction, record)
+        corpus.finish({"config": config.model_dump(), "root": str(folder), "read": read, "directions": counts})
     return counts
+
+
+def _tokenizer_folder(config: SftConfig, config_file: Path, root: Path, tokenizer: Path | None) -> Path:
+    """
+    Raises:
+        ConfigError: neither the command nor the config names one.
+    """
+    if tokenizer is None and config.chat_template_from is None:
+        raise ConfigError(
+            f"{config_file}: no tokenizer whose chat template wraps prompts: set chat_template_from or --tokenizer"
+        )
+    return tokenizer or root / config.chat_template_from

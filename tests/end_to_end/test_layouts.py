@@ -14,6 +14,7 @@ LAYOUTS = {
     "TP2-PP2": (4, TP2, PP2),
     "DP2": (2,),
     "SP": (2, TP2, SP),
+    "DP4": (4, "train.micro_batch_size=1"),
     "DP2-PP2": (4, PP2),
     "accumulation": (1, "train.micro_batch_size=1"),
 }

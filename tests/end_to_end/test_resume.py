@@ -88,6 +88,23 @@ def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder):
     assert metrics(moved)[-1]["data_fingerprint"] == metrics(whole)[-1]["data_fingerprint"]
 
 
+def test_a_phase_may_be_added_before_it_begins_and_not_after(folder):
+    changed, run_file = folder / "changed", folder / "run.toml"
+    subprocess.run(["cp", "-r", str(folder / "DP2-whole"), str(changed)], check=True)
+    for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
+        (changed / name).unlink()
+    phase = "data.phases=[{{start_iteration={}, weights={{mono=1, parallel=3}}}}]"
+    output = run(training_command(run_file, 1, f"output_dir={changed}", phase.format(5)), code=2)
+    assert "holds another run: phases.sample 40.parallel/en-zh.weight = None before, 0.375 now" in output
+    train(run_file, 2, f"output_dir={changed}", phase.format(15))
+    steps, before = metrics(changed), metrics(folder / "DP2-whole")
+    assert [step["data_fingerprint"] for step in steps[:15]] == [step["data_fingerprint"] for step in before[:15]]
+    assert steps[15]["data_fingerprint"] != before[15]["data_fingerprint"]
+    ledger = json.loads((changed / "ledger.json").read_text())
+    drawn = {group: sum(row["samples"] for row in ledger if row["group"] == group) for group in ("mono", "parallel")}
+    assert drawn == {"mono": 70, "parallel": 90}  # 8 · (15/2 + 5/4), and 8 · (15/2 + 15/4)
+
+
 @pytest.mark.parametrize(("stop_signal", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
 def test_a_stop_signal_saves_and_exits_cleanly(folder, stop_signal, processes):
     stopped = folder / f"stopped-{stop_signal.name}"

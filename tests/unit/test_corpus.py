@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 
+import psutil
 import pytest
 
 from megatron_lmt.data.corpus import build_cpt_corpus, format_pair
-from megatron_lmt.data.prompts import render_prompt
-from megatron_lmt.data.sft_corpus import build_sft_corpus, is_downsampled
+from megatron_lmt.data.corpus_files import CorpusFolder
+from megatron_lmt.data.sft_corpus import build_sft_corpus
 from megatron_lmt.errors import ConfigError, DataError
-from megatron_lmt.languages import directions
+from megatron_lmt.languages import directions, is_downsampled
 from tests.conftest import REPOSITORY
 
 
@@ -78,6 +79,7 @@ def test_sources_of_one_direction_are_joined_and_counted(tmp_path, inputs):
         "mono.mvf.jsonl": 2,
     }
     assert sum(counts.values()) == 5002
+    assert summary["bytes"] == {name: (tmp_path / f"out/{name}.jsonl").stat().st_size for name in counts}
     assert [record["text"] for record in records(tmp_path / "out", "mono.mvf")] == [
         "ᠠ\u202f\u180e\u200d",
         "two\nlines\u2028",
@@ -101,7 +103,33 @@ def test_sft_prompts_and_targets(tmp_path, inputs, tiny_tokenizer):
         "target": "ky 0<|im_end|>",
         "id": "en.txt+ky.txt:1",
     }
-    assert render_prompt("paper", "zh", "ky", "x") == "Translate this from Chinese to Kirghiz:\nChinese: x\nKirghiz:"
+
+
+def test_the_sft_config_names_the_chat_template_and_the_command_may_name_another(tmp_path, inputs, tiny_tokenizer):
+    (inputs / "tokenizer").symlink_to(tiny_tokenizer)
+    build_sft_corpus(config(tmp_path, f'chat_template_from = "tokenizer"\n{ALIGNED}'), tmp_path / "named")
+    absent = config(tmp_path, f'chat_template_from = "absent"\n{ALIGNED}')
+    build_sft_corpus(absent, tmp_path / "given", tiny_tokenizer)
+    assert (tmp_path / "named/ky-en.jsonl").read_bytes() == (tmp_path / "given/ky-en.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="absent: no such folder"):
+        build_sft_corpus(absent, tmp_path / "out")
+    with pytest.raises(ConfigError, match="set chat_template_from or --tokenizer"):
+        build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out")
+
+
+def test_a_direction_that_downsampling_empties_has_no_file_and_is_listed(tmp_path, inputs, tiny_tokenizer):
+    counts = build_sft_corpus(config(tmp_path, "[downsample]\nrate = 0.0\n" + PAIRS), tmp_path / "out", tiny_tokenizer)
+    summary = json.loads((tmp_path / "out/corpus.json").read_text())
+    assert (
+        summary["directions"]
+        == counts
+        == {
+            "en-ky": {"before": 2000, "after": 2000},
+            "ky-en": {"before": 2000, "after": 0},
+        }
+    )
+    assert summary["read"] == {"en-ky.tsv": 2000}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["corpus.json", "en-ky.jsonl"]
 
 
 def test_downsampling_spares_forward_directions_and_the_pivots_and_is_nested(tmp_path, inputs, tiny_tokenizer):
@@ -154,9 +182,61 @@ def test_what_is_missing_empty_or_there_already(tmp_path, inputs):
         build_cpt_corpus(config(tmp_path, ALIGNED), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[pairs]]\npath = "{source}-{target}.tsv"\npairs = ["en-ky", "en-ky"]\n',
+        PAIRS + PAIRS,
+        '[[pairs]]\npath = "{source}.txt"\npairs = ["en-ky", "en-zh"]\n',
+        '[[aligned]]\npath = "{language}.txt"\npairs = ["en-ky", "ky-en"]\n',
+    ],
+)
+def test_an_input_that_is_named_twice_is_refused(tmp_path, inputs, tiny_tokenizer, text):
+    for build, others in ((build_cpt_corpus, ()), (build_sft_corpus, (tiny_tokenizer,))):
+        with pytest.raises(DataError, match="named 2 times") as caught:
+            build(config(tmp_path, text), tmp_path / "out", *others)
+        assert len(caught.value.problems) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_input_is_refused_for_fine_tuning_too(tmp_path, inputs, tiny_tokenizer):
+    (inputs / "en-de.tsv").write_text("")
+    text = PAIRS + '[[pairs]]\npath = "{source}-{target}.tsv"\npairs = ["en-de"]\n'
+    with pytest.raises(DataError, match=r"en-de\.tsv: no record in it"):
+        build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.toml", "inputs"]
+
+
+def test_a_direction_without_a_record_is_refused(tmp_path, inputs):
+    (inputs / "en-ky.tsv").write_text("one\tбир\n", encoding="utf-8")
+    with pytest.raises(DataError, match="^(en-ky|ky-en): no record, because all of this pair went the other way"):
+        build_cpt_corpus(config(tmp_path, PAIRS), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_interrupted_run_left_is_refused(tmp_path, inputs):
+    (tmp_path / "out.unfinished").mkdir()
+    with pytest.raises(ConfigError, match=r"out\.unfinished is what an interrupted run left behind: delete it"):
+        build_cpt_corpus(config(tmp_path, PAIRS), tmp_path / "out")
+
+
+def test_more_files_than_may_be_open_at_once(tmp_path):
+    names = [str(number) for number in range(CorpusFolder.MOST_OPEN_FILES + 5)]
+    open_files = []
+    with CorpusFolder(tmp_path / "out") as corpus:
+        for text in ("first", "second"):
+            for name in names:
+                corpus.add(name, {"text": text})
+                open_files.append(psutil.Process().num_fds())
+        corpus.finish({})
+    assert max(open_files) - min(open_files) < CorpusFolder.MOST_OPEN_FILES
+    assert all([r["text"] for r in records(tmp_path / "out", name)] == ["first", "second"] for name in names)
+
+
 def test_60_languages_and_234_directions_of_real_text(tmp_path, sample_data):
     config_file = REPOSITORY / "examples/sample60/corpus.toml"
     counts = build_cpt_corpus(config_file, tmp_path / "out", root=str(sample_data))
     summary = json.loads((tmp_path / "out/corpus.json").read_text())
     assert len(counts) == 60 + 234 and {name for name in counts if not name.startswith("mono.")} == set(directions("all"))
     assert sum(summary["read"].values()) == sum(counts.values()) > 200_000
+    assert {name: (tmp_path / f"out/{name}.jsonl").read_bytes().count(b"\n") for name in counts} == counts

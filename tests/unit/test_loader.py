@@ -8,7 +8,8 @@ import torch
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
 from megatron_lmt.data.loader import BatchShape, collate, global_batches
-from megatron_lmt.data.mixture import Mixture, Piece, Sample, Source
+from megatron_lmt.data.mixture import Mixture, Piece, Sample
+from megatron_lmt.data.weights import Phase, Plan, Source
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def test_only_tokens_of_loss_sequences_count(tmp_path):
 
 
 def first_batches(reader, tmp_path, rank, size, micro_batch_size=1):
-    mixture = Mixture([Source("s", "g", tmp_path, 1.0)], {"s": reader}, seed=1, seq_length=8)
+    plan = Plan([Source("s", "g", tmp_path)], [Phase(0, [1.0])])
+    mixture = Mixture(plan, {"s": reader}, seed=1, seq_length=8, packing="documents")
     shape = BatchShape(8, micro_batch_size, 8, rank, size)
     return list(islice(global_batches(mixture, [reader], shape), 3))
 

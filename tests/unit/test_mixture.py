@@ -2,23 +2,14 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from megatron_lmt.config import DataSection
 from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
-from megatron_lmt.data.mixture import (
-    Interleaver,
-    Mixture,
-    Source,
-    SourceStream,
-    compile_sources,
-    pack,
-    pack_documents,
-    permute,
-)
+from megatron_lmt.data.interleaver import Interleaver
+from megatron_lmt.data.mixture import Mixture, SourceStream, pack, pack_documents, permute
+from megatron_lmt.data.weights import Phase, Plan, Source
 
 SEQ_LENGTH = 100
 
@@ -39,14 +30,11 @@ def reader(tmp_path):
     return write_documents(tmp_path / "documents", lengths)
 
 
-def sources_of(groups):
-    """Groups of weights → sources, with weights that sum to 1."""
-    total = sum(sum(weights) for weights in groups)
-    return [
-        Source(f"{number}/{i}", str(number), Path(), weight / total)
-        for number, weights in enumerate(groups)
-        for i, weight in enumerate(weights)
-    ]
+def groups_and_weights(groups):
+    """Groups of weights → the group of each source, and its weight; the weights sum to 1."""
+    names = [str(number) for number, weights in enumerate(groups) for _ in weights]
+    weights = np.array([weight for weights in groups for weight in weights])
+    return names, weights / weights.sum()
 
 
 def random_groups(seed):
@@ -68,11 +56,10 @@ def random_groups(seed):
     ],
 )
 def test_every_prefix_is_within_one_sample_of_the_weights(groups):
-    sources = sources_of(groups)
-    interleaver = Interleaver(sources)
-    weights = np.array([source.weight for source in sources])
+    names, weights = groups_and_weights(groups)
+    interleaver = Interleaver(names, weights)
     starts = np.cumsum([0, *map(len, groups)])[:-1]
-    drawn = np.zeros(len(sources), dtype=int)
+    drawn = np.zeros(len(weights), dtype=int)
     for turn in range(1, 4001):
         drawn[interleaver.next_source()] += 1
         off = drawn - weights * turn
@@ -81,9 +68,8 @@ def test_every_prefix_is_within_one_sample_of_the_weights(groups):
 
 
 def test_three_equal_groups_of_60_118_and_116_sources_stay_equal():
-    sources = sources_of([[1 / 60] * 60, [1 / 118] * 118, [1 / 116] * 116])
-    interleaver = Interleaver(sources)
-    weights, drawn = np.array([source.weight for source in sources]), np.zeros(294, dtype=int)
+    names, weights = groups_and_weights([[1 / 60] * 60, [1 / 118] * 118, [1 / 116] * 116])
+    interleaver, drawn = Interleaver(names, weights), np.zeros(294, dtype=int)
     for turn in range(1, 4001):
         drawn[interleaver.next_source()] += 1
         assert np.abs(drawn - weights * turn).max() < 1
@@ -108,8 +94,9 @@ def test_packing_fills_bins_and_loses_nothing():
     assert sum(lengths) / (100 * len(bins)) > 0.99
 
 
-def test_every_document_is_seen_once_before_any_is_seen_twice(reader):
-    stream = SourceStream(reader, "x", seed=3, seq_length=SEQ_LENGTH)
+@pytest.mark.parametrize("packing", ["documents", "concatenate"])
+def test_every_document_is_seen_once_before_any_is_seen_twice(reader, packing):
+    stream = SourceStream(reader, "x", 3, SEQ_LENGTH, packing)
     with_loss = {i for i in range(reader.num_documents) if reader.document_lengths(np.array([i]))[0] > 1}
     orders = []
     seen: list[int] = []
@@ -124,7 +111,7 @@ def test_every_document_is_seen_once_before_any_is_seen_twice(reader):
 
 
 def test_only_documents_longer_than_a_sample_are_cut(reader):
-    stream = SourceStream(reader, "x", seed=3, seq_length=SEQ_LENGTH)
+    stream = SourceStream(reader, "x", 3, SEQ_LENGTH, "documents")
     positions: Counter = Counter()
     while stream.epoch == 0:
         for piece in stream.next_pieces():
@@ -135,8 +122,20 @@ def test_only_documents_longer_than_a_sample_are_cut(reader):
         assert count % (int(reader.document_lengths(np.array([document]))[0]) - 1) == 0
 
 
-def test_samples_are_full(reader):
-    stream = SourceStream(reader, "x", seed=3, seq_length=SEQ_LENGTH)
+def test_concatenated_documents_lose_no_position_and_come_in_one_piece_after_another(reader):
+    stream = SourceStream(reader, "x", 3, SEQ_LENGTH, "concatenate")
+    pieces = [piece for _ in range(150) for piece in stream.next_pieces()]
+    for before, after in zip(pieces, pieces[1:], strict=False):
+        length = int(reader.document_lengths(np.array([before.document]))[0]) - 1
+        if before.stop < length:
+            assert (after.document, after.start) == (before.document, before.stop)
+        else:
+            assert after.start == 0
+
+
+@pytest.mark.parametrize("packing", ["documents", "concatenate"])
+def test_samples_are_full(reader, packing):
+    stream = SourceStream(reader, "x", 3, SEQ_LENGTH, packing)
     filled = [sum(piece.stop - piece.start for piece in stream.next_pieces()) for _ in range(500)]
     assert max(filled) <= SEQ_LENGTH and np.mean(filled) / SEQ_LENGTH > 0.99
 
@@ -147,24 +146,29 @@ def test_validation_takes_each_document_once(reader):
     assert len({(piece.document, piece.start) for piece in pieces}) == len(pieces)
 
 
-def make_mixture(tmp_path):
+def make_mixture(tmp_path, packing="documents", phases=None):
     readers = {}
     for name, count in (("a", 90), ("b", 7), ("c", 300)):
         if not (tmp_path / f"{name}.bin").exists():
             write_documents(tmp_path / name, np.random.default_rng(count).integers(2, 80, count))
         readers[name] = IndexedReader(tmp_path / name)
-    sources = [Source(name, "group", tmp_path / name, weight) for name, weight in (("a", 0.5), ("b", 0.2), ("c", 0.3))]
-    return Mixture(sources, readers, seed=5, seq_length=SEQ_LENGTH)
+    sources = [Source(name, "group", tmp_path / name) for name in readers]
+    plan = Plan(sources, phases or [Phase(0, [0.5, 0.2, 0.3])])
+    return Mixture(plan, readers, 5, SEQ_LENGTH, packing)
 
 
-@pytest.mark.parametrize("stop_after", [1, 37, 150, 391])
-def test_a_resumed_mixture_goes_on_exactly(tmp_path, stop_after):
-    whole = make_mixture(tmp_path)
+PHASES = [Phase(0, [0.5, 0.5, 0.0]), Phase(100, [0.1, 0.2, 0.7]), Phase(250, [0.0, 0.9, 0.1])]
+
+
+@pytest.mark.parametrize("stop_after", [1, 37, 100, 150, 391])
+@pytest.mark.parametrize(("packing", "phases"), [("documents", None), ("documents", PHASES), ("concatenate", None)])
+def test_a_resumed_mixture_goes_on_exactly(tmp_path, stop_after, packing, phases):
+    whole = make_mixture(tmp_path, packing, phases)
     expected = [whole.next_sample() for _ in range(400)]
-    first = make_mixture(tmp_path)
+    first = make_mixture(tmp_path, packing, phases)
     for _ in range(stop_after):
         first.next_sample()
-    second = make_mixture(tmp_path)
+    second = make_mixture(tmp_path, packing, phases)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert [second.next_sample() for _ in range(400 - stop_after)] == expected[stop_after:]
     assert second.state_dict() == whole.state_dict()
@@ -179,31 +183,40 @@ def test_ledger_counts_what_was_drawn(tmp_path):
         assert row["samples"] == len(mine)
         assert row["tokens"] == sum(piece.stop - piece.start for piece in pieces)
         assert row["documents"] == sum(piece.start == 0 for piece in pieces)
-        assert abs(row["samples"] - 200 * row["weight"]) < 1
+        assert row["planned_samples"] == 200 * mixture.plan.phases[0].weights[number]
+        assert abs(row["samples"] - row["planned_samples"]) < 1
     assert mixture.consumed_samples == 200
 
 
 def test_seed_changes_the_order(tmp_path, reader):
-    one, other = (SourceStream(reader, "x", seed, SEQ_LENGTH).next_pieces() for seed in (1, 2))
+    one, other = (SourceStream(reader, "x", seed, SEQ_LENGTH, "documents").next_pieces() for seed in (1, 2))
     assert one != other
 
 
-def test_weights_of_groups_are_shared_among_their_sources(tmp_path):
-    data = DataSection.model_validate(
-        {
-            "tokenizer_type": "HuggingFaceTokenizer",
-            "tokenizer_model": "t",
-            "seq_length": 8,
-            "mixture": {
-                "mono": {"weight": 1, "path": "{language}", "languages": ["en", "de", "fr", "ky"]},
-                "en": {"weight": 3, "path": "{source}-{target}", "directions": ["en-de", "de-en"], "within": "proportional"},
-            },
-        }
-    )
-    readers = {f"mono/{code}": None for code in ("en", "de", "fr", "ky")}
-    readers["en/en-de"] = write_documents(tmp_path / "en-de", [10] * 9)
-    readers["en/de-en"] = write_documents(tmp_path / "de-en", [10])
-    weights = {source.name: source.weight for source in compile_sources(data, Path("/data"), readers)}
-    assert weights["mono/ky"] == pytest.approx(1 / 16)
-    assert weights["en/en-de"] == pytest.approx(0.675) and weights["en/de-en"] == pytest.approx(0.075)
-    assert sum(weights.values()) == pytest.approx(1)
+def test_a_change_of_weights_repeats_and_skips_no_document(tmp_path):
+    """What is drawn of a source over all phases is the beginning of what it would give alone."""
+    mixture = make_mixture(tmp_path, phases=PHASES)
+    drawn = [mixture.next_sample() for _ in range(400)]
+    for number, stream in enumerate(mixture.streams):
+        alone = SourceStream(stream.reader, mixture.sources[number].name, 5, SEQ_LENGTH, "documents")
+        mine = [sample.pieces for sample in drawn if sample.source == number]
+        assert mine == [alone.next_pieces() for _ in mine]
+    boundaries = [(phase.start_sample, phase.weights) for phase in PHASES]
+    for (start, weights), end in zip(boundaries, [100, 250, 400], strict=True):
+        counts = np.bincount([sample.source for sample in drawn[start:end]], minlength=3)
+        assert np.abs(counts - np.array(weights) * (end - start)).max() < 1
+    ledger = mixture.ledger(mixture.state_dict())
+    assert [row["planned_samples"] for row in ledger] == pytest.approx([65, 215, 120])
+
+
+def test_a_source_may_be_added_between_two_starts(tmp_path):
+    first = make_mixture(tmp_path, phases=PHASES[:1])
+    for _ in range(100):
+        first.next_sample()
+    state = first.state_dict()
+    del state["sources"]["c"]  # it was not in the run file then
+    second = make_mixture(tmp_path, phases=PHASES[:2])
+    second.load_state_dict(state)
+    whole = make_mixture(tmp_path, phases=PHASES[:2])
+    expected = [whole.next_sample() for _ in range(150)]
+    assert [second.next_sample() for _ in range(50)] == expected[100:]

@@ -62,8 +62,9 @@ def test_a_bad_pair_is_named(tmp_path, line):
 def test_files_that_are_not_aligned_are_named(tmp_path):
     long, short = write(tmp_path / "long", "1", "2", "3"), write(tmp_path / "short", "1", "2")
     for files in ([long, short], [short, long]):
-        with pytest.raises(DataError, match="short: ends before line 3"):
+        with pytest.raises(DataError, match="short: ends before line 3") as caught:
             list(read_aligned(files))
+        assert f"{long} 3" in str(caught.value) and f"{short} 2" in str(caught.value)
     with pytest.raises(DataError, match="gap:2: an empty line"):
         list(read_aligned([short, write(tmp_path / "gap", "1", " ")]))
 

@@ -29,19 +29,31 @@ def _new_axes(width: float, height: float, rows: int = 1):
 
 
 def _draw_mixture(ledger: list[dict], path: Path) -> None:
-    """Tokens consumed by each source, one panel for each group; the dashed line is the group's mean."""
-    groups = list(dict.fromkeys(row["group"] for row in ledger))
-    longest = max(sum(row["group"] == group for row in ledger) for group in groups)
+    _draw_sources([(row["group"], row["source"], row["tokens"]) for row in ledger], "tokens consumed", path)
+
+
+def draw_plan(rows: list[dict], path: Path) -> None:
+    """Draw what a run will consume of each source, from the rows of `data/planner.py`."""
+    _draw_sources([(row["group"], row["source"], row["planned_tokens"]) for row in rows], "tokens to consume", path)
+
+
+def _draw_sources(rows: list[tuple[str, str, float]], label: str, path: Path) -> None:
+    """A panel for each group with a bar for each source; the dashed line is the group's mean.
+
+    Args:
+        rows: group, source, tokens.
+    """
+    groups = list(dict.fromkeys(group for group, _, _ in rows))
+    longest = max(sum(name == group for name, _, _ in rows) for group in groups)
     figure, panels = _new_axes(min(max(6, longest * 0.16), 24), 2.6 * len(groups), len(groups))
     for group, axes in zip(groups, panels, strict=True):
-        rows = [row for row in ledger if row["group"] == group]
-        names = [row["source"].removeprefix(f"{group}/") for row in rows]
-        tokens = [row["tokens"] for row in rows]
-        axes.bar(range(len(rows)), tokens, color="#3b6ea5")
+        names = [source.removeprefix(f"{group}/") for name, source, _ in rows if name == group]
+        tokens = [count for name, _, count in rows if name == group]
+        axes.bar(range(len(names)), tokens, color="#3b6ea5")
         axes.axhline(sum(tokens) / len(tokens), color="#888888", linestyle="--", linewidth=0.8)
-        axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=6 if len(rows) > 20 else 8)
-        axes.set_title(f"{group}: {sum(tokens):,} tokens from {len(rows)} sources", fontsize=10, loc="left")
-        axes.set_ylabel("tokens consumed")
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6 if len(names) > 20 else 8)
+        axes.set_title(f"{group}: {sum(tokens):,.0f} tokens from {len(names)} sources", fontsize=10, loc="left")
+        axes.set_ylabel(label)
         axes.margins(x=0.01)
     figure.savefig(path, dpi=130)
 

@@ -61,10 +61,8 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
     problems = Problems()
     shape = problems.of(read_shape, run.path(run.model.hf_config))
     tokenizer = problems.of(load_tokenizer, run.data.tokenizer_type, run.path(run.data.tokenizer_model))
-    training = {name: prefix for group in source_prefixes(run).values() for name, prefix in group.items()}
-    problems.of(_check_each_file_once, training)
+    plan, readers = _check_mixture(problems, run, tokenizer)
     validation = run.validation.sources if run.validation else {}
-    readers = _open_all(problems, training, tokenizer)
     validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
     problems.of(_check_processes, run, world_size)
     if shape:
@@ -73,12 +71,34 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
     start_from = problems.of(_open_start, run, shape) if shape else None
-    plan = problems.of(make_plan, run, readers) if len(readers) == len(training) else None
     problems.raise_if_any()
 
     identity = _identity(run, shape, tokenizer, plan)
     resume_from = _find_own_checkpoint(run, identity)
     return ReadyRun(run, shape, plan, readers, validation_readers, identity, resume_from, start_from)
+
+
+def check_data(run: RunConfig) -> tuple[Plan, dict[str, IndexedReader]]:
+    """Only the mixture: its plan, and its sources opened.
+
+    Raises:
+        UserError: with one line for each problem.
+    """
+    problems = Problems()
+    tokenizer = problems.of(load_tokenizer, run.data.tokenizer_type, run.path(run.data.tokenizer_model))
+    plan, readers = _check_mixture(problems, run, tokenizer)
+    problems.raise_if_any()
+    return plan, readers
+
+
+def _check_mixture(
+    problems: Problems, run: RunConfig, tokenizer: Tokenizer | None
+) -> tuple[Plan | None, dict[str, IndexedReader]]:
+    prefixes = {name: prefix for group in source_prefixes(run).values() for name, prefix in group.items()}
+    problems.of(_check_each_file_once, prefixes)
+    readers = _open_all(problems, prefixes, tokenizer)
+    plan = problems.of(make_plan, run, readers) if len(readers) == len(prefixes) else None
+    return plan, readers
 
 
 def _check_each_file_once(prefixes: dict[str, Path]) -> None:
@@ -235,8 +255,8 @@ def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
     lines = []
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += _differences(old, new, f"{prefix}{key}.")
+        if isinstance(old, dict) or isinstance(new, dict):
+            lines += _differences(old or {}, new or {}, f"{prefix}{key}.")
         elif old != new:
             lines.append(f"{prefix}{key} = {old} before, {new} now")
     return lines

@@ -16,7 +16,7 @@ def plan_table(plan: Plan, readers: dict[str, IndexedReader], samples: int) -> l
         tokens = sum(readers[name].num_tokens for name in members)
         drawn = sum(members.values())
         rows.append((group, len(members), f"{documents:,}", f"{tokens:,}", f"{drawn / samples:.2%}", f"{drawn:,.0f}"))
-    return _table(("group", "sources", "documents", "tokens", "share", "planned samples"), rows)
+    return text_table(("group", "sources", "documents", "tokens", "share", "planned samples"), rows)
 
 
 def consumed_table(ledger: list[dict]) -> list[str]:
@@ -31,10 +31,11 @@ def consumed_table(ledger: list[dict]) -> list[str]:
         seen = f"{sum(row['samples'] > 0 for row in members)} of {len(members)}"
         most = max(row["epochs"] for row in members)
         rows.append((group, seen, f"{samples:,}", f"{tokens:,}", f"{tokens / total:.2%}", f"{most:.2f}"))
-    return _table(("group", "sources seen", "samples", "tokens consumed", "share of tokens", "most epochs"), rows)
+    return text_table(("group", "sources seen", "samples", "tokens consumed", "share of tokens", "most epochs"), rows)
 
 
-def _table(header: tuple, rows: list[tuple]) -> list[str]:
+def text_table(header: tuple, rows: list[tuple]) -> list[str]:
+    """Lines of text with aligned columns, the first to the left and the others to the right."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [

@@ -142,7 +142,7 @@ class _Loop:
         consumed = batch.data_state["sources"].values()
         return {
             "iteration": iteration,
-            "consumed_samples": sum(cursor["drawn"] for cursor in consumed),
+            "consumed_samples": sum(sum(cursor["drawn_in_phases"]) for cursor in consumed),
             "consumed_tokens": sum(cursor["consumed_tokens"] for cursor in consumed),
             "lm_loss": loss,
             "grad_norm": grad_norm,

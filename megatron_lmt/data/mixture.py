@@ -237,28 +237,32 @@ class Mixture:
         self.streams = [
             SourceStream(readers[source.name], source.name, seed, seq_length, packing) for source in plan.sources
         ]
-        self.drawn = np.zeros(len(plan.sources), dtype=np.int64)
+        self.drawn_before = np.zeros((len(plan.sources), 0), dtype=np.int64)  # in each phase that is over
         self.consumed_documents = np.zeros(len(plan.sources), dtype=np.int64)
         self.consumed_tokens = np.zeros(len(plan.sources), dtype=np.int64)
         self.fingerprint = "0" * 16
         self._begin_phase(0)
 
     def _begin_phase(self, phase: int) -> None:
-        self.phase = phase
         groups = [source.group for source in self.sources]
         self.interleaver = Interleaver(groups, self.plan.phases[phase].weights)
 
     @property
+    def drawn(self) -> np.ndarray:
+        """int64 [sources, phases begun]: samples of each source in each phase."""
+        return np.column_stack([self.drawn_before, self.interleaver.drawn])
+
+    @property
     def consumed_samples(self) -> int:
-        return int(self.drawn.sum())
+        return int(self.drawn_before.sum() + self.interleaver.drawn.sum())
 
     def next_sample(self) -> Sample:
-        following = self.phase + 1
+        following = self.drawn_before.shape[1] + 1
         if following < len(self.plan.phases) and self.consumed_samples >= self.plan.phases[following].start_sample:
+            self.drawn_before = self.drawn
             self._begin_phase(following)
         source = self.interleaver.next_source()
         pieces = self.streams[source].next_pieces()
-        self.drawn[source] += 1
         # a document that is cut counts when its first piece is seen
         self.consumed_documents[source] += sum(piece.start == 0 for piece in pieces)
         self.consumed_tokens[source] += _positions(pieces)
@@ -268,15 +272,13 @@ class Mixture:
 
     def state_dict(self) -> dict:
         """JSON-ready. Independent of the number of processes."""
-        in_phase = self.interleaver.drawn
+        drawn = self.drawn.tolist()
         return {
             "fingerprint": self.fingerprint,
-            "phase": self.phase,
             "sources": {
                 source.name: {
                     **self.streams[i].state_dict(),
-                    "drawn": int(self.drawn[i]),
-                    "drawn_in_phase": int(in_phase[i]),
+                    "drawn_in_phases": drawn[i],
                     "consumed_documents": int(self.consumed_documents[i]),
                     "consumed_tokens": int(self.consumed_tokens[i]),
                 }
@@ -287,14 +289,17 @@ class Mixture:
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state`. Sources that were added since begin at their start."""
         self.fingerprint = state["fingerprint"]
-        self._begin_phase(state["phase"])
+        phases = max(len(cursor["drawn_in_phases"]) for cursor in state["sources"].values())
+        drawn = np.zeros((len(self.sources), phases), dtype=np.int64)
         for i, source in enumerate(self.sources):
             if cursor := state["sources"].get(source.name):
                 self.streams[i].load_state_dict(cursor)
-                self.drawn[i] = cursor["drawn"]
-                self.interleaver.drawn[i] = cursor["drawn_in_phase"]
+                drawn[i] = cursor["drawn_in_phases"]
                 self.consumed_documents[i] = cursor["consumed_documents"]
                 self.consumed_tokens[i] = cursor["consumed_tokens"]
+        self.drawn_before = drawn[:, :-1]
+        self._begin_phase(phases - 1)
+        self.interleaver.drawn[:] = drawn[:, -1]
 
     def ledger(self, state: dict) -> list[dict]:
         """What was consumed up to `state` (of `state_dict`), a row for each source.
@@ -302,7 +307,7 @@ class Mixture:
         `planned_samples` are those of the plan up to there. Tokens are predicted positions, without padding; epochs are
         documents consumed over documents there are.
         """
-        total = sum(cursor["drawn"] for cursor in state["sources"].values())
+        total = sum(sum(cursor["drawn_in_phases"]) for cursor in state["sources"].values())
         planned = self.plan.planned_samples(total)
         rows = []
         for i, (source, stream) in enumerate(zip(self.sources, self.streams, strict=True)):
@@ -312,7 +317,8 @@ class Mixture:
                     "source": source.name,
                     "group": source.group,
                     "planned_samples": planned[i],
-                    "samples": cursor["drawn"],
+                    "samples": sum(cursor["drawn_in_phases"]),
+                    "samples_in_phases": cursor["drawn_in_phases"],
                     "documents": cursor["consumed_documents"],
                     "tokens": cursor["consumed_tokens"],
                     "epochs": cursor["consumed_documents"] / stream.reader.num_documents,

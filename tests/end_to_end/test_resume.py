@@ -24,6 +24,9 @@ def folder(tmp_path_factory, quickstart_tokenizer, tiny_tokens):
     return folder
 
 
+GROUP_PATHS = {"mono": "mono.{language}", "parallel": "{direction}"}
+
+
 def start(run_file, processes, *overrides):
     """Start a run in a process group of its own."""
     command = training_command(run_file, processes, *overrides)
@@ -86,6 +89,31 @@ def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder):
     train(folder / "run.toml", 2, f"output_dir={moved}", "parallel.tensor_model_parallel_size=2")
     assert curve(moved) == pytest.approx(curve(whole), rel=1e-5)
     assert metrics(moved)[-1]["data_fingerprint"] == metrics(whole)[-1]["data_fingerprint"]
+
+
+def test_interrupted_on_one_two_and_four_ranks_the_data_are_the_same(folder):
+    run_file, whole, moved = folder / "run.toml", folder / "DP2-whole", folder / "one-two-four"
+    overrides = (f"output_dir={moved}", "checkpoint.save_interval=3", "train.micro_batch_size=1")
+    for processes, enough in ((1, 5), (2, 11)):
+        victim = start(run_file, processes, *overrides)
+        wait_for(lambda enough=enough: iterations_done(moved) >= enough)
+        kill_with_all_workers(victim)
+    train(run_file, 4, *overrides)
+    assert [step["data_fingerprint"] for step in metrics(moved)] == [step["data_fingerprint"] for step in metrics(whole)]
+    assert (moved / "ledger.json").read_text() == (whole / "ledger.json").read_text()
+    assert curve(moved) == pytest.approx(curve(whole), rel=1e-4)
+
+
+def test_a_source_that_was_tokenised_again_is_noticed(folder, tmp_path):
+    moved = folder / "tokenised-again"
+    subprocess.run(["cp", "-r", str(folder / "DP2-whole"), str(moved)], check=True)
+    (moved / "DONE").unlink()
+    subprocess.run(["cp", "-r", f"{folder}/tokens/", str(tmp_path / "tokens")], check=True)
+    manifest = tmp_path / "tokens/mono.zh_text_document.manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": "of other tokens"}))
+    paths = [f"data.mixture.{group}.path={tmp_path}/tokens/{name}_text_document" for group, name in GROUP_PATHS.items()]
+    output = run(training_command(folder / "run.toml", 1, f"output_dir={moved}", *paths), code=2)
+    assert "holds another run: phases.sample 0.mono/zh.sha256 = " in output and "of other tokens now" in output
 
 
 def test_a_phase_may_be_added_before_it_begins_and_not_after(folder):

@@ -207,6 +207,7 @@ def test_a_change_of_weights_repeats_and_skips_no_document(tmp_path):
         assert np.abs(counts - np.array(weights) * (end - start)).max() < 1
     ledger = mixture.ledger(mixture.state_dict())
     assert [row["planned_samples"] for row in ledger] == pytest.approx([65, 215, 120])
+    assert [row["samples_in_phases"] for row in ledger] == [[50, 15, 0], [50, 30, 135], [0, 105, 15]]
 
 
 def test_a_source_may_be_added_between_two_starts(tmp_path):

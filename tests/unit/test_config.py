@@ -4,6 +4,7 @@ import pytest
 
 from megatron_lmt.config import load_run
 from megatron_lmt.errors import ConfigError
+from tests.conftest import REPOSITORY
 
 RUN = """
 output_dir = "out"
@@ -93,3 +94,9 @@ def test_a_broken_or_missing_file_is_named(tmp_path):
         load(tmp_path, "\nseed = \n")
     with pytest.raises(ConfigError, match="absent.toml: no such file"):
         load_run(tmp_path / "absent.toml")
+
+
+def test_the_run_file_in_the_readme_is_one(tmp_path):
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    run = load(tmp_path, readme.split("```toml\n")[1].split("```")[0])
+    assert run.data.mixture["en"].downsample == 0.05 and run.data.phases[0].start_iteration == 5000

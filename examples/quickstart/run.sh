@@ -16,19 +16,20 @@ preprocess() {
     python "$repository/tools/preprocess_data.py" --tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer \
         --workers 2 "$@"
 }
-train() { # run files name their inputs relative to the work directory
-    torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$1" root="$work"
+train() { # run files name their inputs relative to the work directory; a run that was only stopped is not a finished step
+    torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$here/$1.toml" root="$work"
+    [[ -f $1/DONE ]]
 }
 
 step tokenizer tokenizer python "$repository/tools/train_tokenizer.py" \
     --input "$here"/corpus/??.txt "$here/prompts.txt" --vocab-size 2048 --output tokenizer
 step cpt_text cpt_text python "$repository/tools/build_corpus.py" cpt --config "$here/cpt_corpus.toml" --output cpt_text
 step cpt_tokens cpt_tokens preprocess --input-dir cpt_text --output-dir cpt_tokens --append-eod
-step cpt - train "$here/cpt.toml"
+step cpt - train cpt
 step sft_text sft_text python "$repository/tools/build_corpus.py" sft --config "$here/sft_corpus.toml" \
     --tokenizer tokenizer --output sft_text
 step sft_tokens sft_tokens preprocess --input-dir sft_text --output-dir sft_tokens --json-keys prompt target --loss-keys target
-step sft - train "$here/sft.toml"
+step sft - train sft
 step export model python "$repository/tools/checkpoint/convert.py" --loader mcore --saver hf --load-dir sft --save-dir model
 step report report python "$here/report.py" --corpus "$here/corpus" --work . --output report
 

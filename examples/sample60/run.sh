@@ -24,13 +24,17 @@ cp "$here/config.json" "$work/"
 began=$SECONDS
 
 tools=$repository/tools
+train() { # a run that was only stopped is not a finished step
+    torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$here/cpt.toml" root="$work"
+    [[ -f cpt/DONE ]]
+}
+
 step text text python "$tools/build_corpus.py" cpt --config "$here/corpus.toml" --output text
 step tokenizer tokenizer python "$tools/train_tokenizer.py" --input text/mono.*.jsonl text/en-*.jsonl text/zh-*.jsonl \
     --vocab-size 16384 --output tokenizer
 step tokens tokens python "$tools/preprocess_data.py" --input-dir text --output-dir tokens --append-eod --workers 2 \
     --tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer
-step cpt - torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$here/cpt.toml" \
-    root="$work"
+step cpt - train
 step export model python "$tools/checkpoint/convert.py" --loader mcore --saver hf --load-dir cpt --save-dir model
 step generate generated.txt python "$here/generate.py" --model model --output generated.txt
 

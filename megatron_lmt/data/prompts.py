@@ -14,6 +14,8 @@ TEMPLATES = {
     "paper": "Translate this from {source} to {target}:\n{source}: {text}\n{target}:",
 }
 END_OF_TURN = "<|im_end|>"
+CONTROL_TOKENS = ("<|im_start|>", END_OF_TURN, "<|endoftext|>")
+"""Of Qwen3's chat format. In a rendered chat they are recognised, so a sentence must not contain one."""
 
 
 def render_prompt(template: str, source: str, target: str, text: str) -> str:

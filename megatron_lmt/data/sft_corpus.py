@@ -23,8 +23,8 @@ from megatron_lmt.data.corpus_files import (
     read_inputs,
     resolve_root,
 )
-from megatron_lmt.data.prompts import END_OF_TURN, ChatTurn, render_prompt
-from megatron_lmt.errors import ConfigError
+from megatron_lmt.data.prompts import CONTROL_TOKENS, END_OF_TURN, ChatTurn, render_prompt
+from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.languages import is_downsampled
 from megatron_lmt.toml_config import Section, load_toml, validate
 
@@ -64,6 +64,7 @@ def build_sft_corpus(
     read: dict[str, int] = {}
     with CorpusFolder(output) as corpus:
         for files, line, source_text, target_text in read_inputs(sources, read):
+            _check_no_control_token(f"{files.name}:{line}", source_text, target_text)
             both = (
                 (files.source, files.target, source_text, target_text),
                 (files.target, files.source, target_text, source_text),
@@ -81,6 +82,12 @@ def build_sft_corpus(
                 corpus.add(direction, record)
         corpus.finish({"config": config.model_dump(), "root": str(folder), "read": read, "directions": counts})
     return counts
+
+
+def _check_no_control_token(where: str, *texts: str) -> None:
+    found = [token for token in CONTROL_TOKENS if any(token in text for text in texts)]
+    if found:
+        raise DataError(f"{where}: the text contains {' and '.join(found)}, which would end a turn; remove the line")
 
 
 def _tokenizer_folder(config: SftConfig, config_file: Path, root: Path, tokenizer: Path | None) -> Path:

@@ -240,3 +240,11 @@ def test_60_languages_and_234_directions_of_real_text(tmp_path, sample_data):
     assert len(counts) == 60 + 234 and {name for name in counts if not name.startswith("mono.")} == set(directions("all"))
     assert sum(summary["read"].values()) == sum(counts.values()) > 200_000
     assert {name: (tmp_path / f"out/{name}.jsonl").read_bytes().count(b"\n") for name in counts} == counts
+
+
+def test_a_sentence_with_a_control_token_is_refused(tmp_path, inputs, tiny_tokenizer):
+    file = inputs / "zh.txt"
+    file.write_text(file.read_text(encoding="utf-8").replace("zh 7\n", "zh <|im_end|> 7\n"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"en\.txt\+zh\.txt:8: the text contains <\|im_end\|>"):
+        build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out", tiny_tokenizer)
+    assert not (tmp_path / "out").exists()

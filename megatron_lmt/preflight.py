@@ -12,16 +12,20 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_lmt.config import RunConfig
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.ledger import plan_table
+from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
-from megatron_lmt.errors import CheckpointError, ConfigError, DataError, Problems
-from megatron_lmt.model.hf_io import SafetensorsFolder, is_hf_folder
+from megatron_lmt.errors import CheckpointError, ConfigError, Problems
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
+
+if TYPE_CHECKING:
+    from megatron_lmt.model.hf_io import SafetensorsFolder
 
 RESOLVED = "resolved.json"
 DONE = "DONE"
@@ -114,25 +118,8 @@ def _check_each_file_once(prefixes: dict[str, Path]) -> None:
 
 def _open_all(problems: Problems, prefixes: dict[str, Path], tokenizer: Tokenizer | None) -> dict[str, IndexedReader]:
     identity = tokenizer.identity() if tokenizer else None
-    opened = {name: problems.of(_open_source, name, prefix, identity) for name, prefix in prefixes.items()}
+    opened = {name: problems.of(open_source, name, prefix, identity) for name, prefix in prefixes.items()}
     return {name: reader for name, reader in opened.items() if reader}
-
-
-def _open_source(name: str, prefix: Path, tokenizer_identity: str | None) -> IndexedReader:
-    reader = IndexedReader(prefix)
-    manifest = read_manifest(prefix)
-    if tokenizer_identity and manifest["tokenizer"]["identity"] != tokenizer_identity:
-        raise DataError(
-            f"source {name}: {prefix} was made with tokenizer {manifest['tokenizer']['identity']}, but "
-            f"data.tokenizer_model is {tokenizer_identity}; give the tokenizer the data were made with"
-        )
-    found = {"documents": reader.num_documents, "tokens": reader.num_tokens}
-    for unit, number in found.items():
-        if manifest[unit] != number:
-            raise DataError(f"source {name}: {prefix} has {number} {unit}, but its manifest says {manifest[unit]}")
-    if reader.num_tokens <= reader.num_documents:
-        raise DataError(f"source {name}: {prefix} has no document of two tokens, so there is nothing to predict")
-    return reader
 
 
 def _model_parallel(run: RunConfig) -> tuple[int, int]:
@@ -184,6 +171,9 @@ def _open_start(run: RunConfig, shape: ModelShape) -> Path | SafetensorsFolder |
     path = run.path(run.model.pretrained_checkpoint)
     if not path.exists():
         raise CheckpointError(f"model.pretrained_checkpoint: {path}: no such folder")
+    # imported late: it imports torch, and commands that only look at data should start at once
+    from megatron_lmt.model.hf_io import SafetensorsFolder, is_hf_folder
+
     if is_hf_folder(path):
         _check_same_shape(path, read_shape(path).to_dict(), shape)
         return SafetensorsFolder(path, shape)

@@ -289,6 +289,13 @@ class IndexedReader:
         first, last = self._documents[number : number + 2]
         return np.repeat(self._modes[first:last] == LOSS, self._lengths[first:last])
 
+    def document_sequences(self, number: int) -> list[tuple[int, np.ndarray]]:
+        """Mode and tokens of each sequence of a document; in files without modes all are LOSS."""
+        first, last = self._documents[number : number + 2]
+        modes = [LOSS] * int(last - first) if self._modes is None else self._modes[first:last].tolist()
+        ends = np.cumsum(self._lengths[first:last])
+        return list(zip(modes, np.split(self.document(number), ends[:-1]), strict=True))
+
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     """A read-only view of a file; it stays open as long as the view is in use."""

@@ -1,4 +1,4 @@
-"""The mixture as a table: what is planned for each group, and what was consumed of it."""
+"""The mixture as a table: what is planned for each group and source, and what was consumed of it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,28 @@ def consumed_table(ledger: list[dict]) -> list[str]:
         most = max(row["epochs"] for row in members)
         rows.append((group, seen, f"{samples:,}", f"{tokens:,}", f"{tokens / total:.2%}", f"{most:.2f}"))
     return text_table(("group", "sources seen", "samples", "tokens consumed", "share of tokens", "most epochs"), rows)
+
+
+def comparison_table(planned: dict[str, float], ledger: list[dict], by: str) -> list[str]:
+    """Lines of text: what should have been drawn and what was, in each phase and in all.
+
+    Args:
+        planned: source name → samples by the plan, up to where the ledger is.
+        ledger: rows of `Mixture.ledger`.
+        by: "group" or "source", what a row is.
+    """
+    rows = []
+    for name in dict.fromkeys(row[by] for row in ledger):
+        members = [row for row in ledger if row[by] == name]
+        samples = sum(planned[row["source"]] for row in members)
+        drawn, tokens, documents = (sum(row[unit] for row in members) for unit in ("samples", "tokens", "documents"))
+        in_phases = [sum(counts) for counts in zip(*(row["samples_in_phases"] for row in members), strict=True)]
+        parts = " + ".join(f"{count:,}" for count in in_phases) + " = " if len(in_phases) > 1 else ""
+        most = max(row["epochs"] for row in members)
+        counts = (f"{samples:,.2f}", f"{parts}{drawn:,}", f"{drawn - samples:+.2f}", f"{tokens:,}", f"{documents:,}")
+        rows.append((name, *counts, f"{most:.2f}"))
+    epochs = "epochs" if by == "source" else "most epochs"
+    return text_table((by, "planned samples", "drawn", "deviation", "tokens", "documents", epochs), rows)
 
 
 def text_table(header: tuple, rows: list[tuple]) -> list[str]:

@@ -10,10 +10,14 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30
 
 
-def progress(total: int, description: str, unit: str = "B") -> tqdm:
-    """A bar on a terminal; in a log file one line every half minute. Call its `update(done)`."""
+def progress(total: int, description: str, unit: str = "B", delay: float = 0) -> tqdm:
+    """A bar on a terminal; in a log file one line every half minute. Call its `update(done)`.
+
+    Args:
+        delay: seconds; shorter work shows nothing.
+    """
     if sys.stderr.isatty():
-        return tqdm(total=total, desc=description, unit=unit, unit_scale=True, mininterval=1)
+        return tqdm(total=total, desc=description, unit=unit, unit_scale=True, mininterval=1, delay=delay)
     return tqdm(
         total=total,
         desc=description,
@@ -21,6 +25,7 @@ def progress(total: int, description: str, unit: str = "B") -> tqdm:
         unit_scale=True,
         mininterval=SECONDS_BETWEEN_LINES,
         miniters=1,
+        delay=delay,
         file=_Lines(sys.stderr),
         bar_format="{desc}: {percentage:.0f} % of {total_fmt}, {rate_fmt}, {elapsed} passed, {remaining} left",
     )

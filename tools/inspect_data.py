@@ -1,0 +1,117 @@
+"""Look at training data and at what runs consumed of them, without starting a job."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+from megatron_lmt.config import load_run
+from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.show import preview_sample, show_document, show_sample
+from megatron_lmt.data.sources import open_source
+from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.errors import ConfigError, run_command
+from megatron_lmt.preflight import ReadyRun, check_run
+from megatron_lmt.replay import ReplayedStep, replay_step, step_of_sample
+from megatron_lmt.run_ledger import plan_against_ledger
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+    for line in arguments.show(arguments):
+        print(line)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    ledger = commands.add_parser("ledger", help="a run's plan against what it consumed, by group and source")
+    ledger.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="output_dir of a run, finished or under way")
+    ledger.set_defaults(show=_ledger)
+
+    for name, show, what in (
+        ("sample", _sample, "one sample of a run with its whole text; N counts from 0 over the run"),
+        ("step", _step, "the samples of a step of a run, each piece with its beginning; N counts from 1"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("run_file", type=Path, metavar="RUN.toml", help="TOML file of the run")
+        command.add_argument("number", type=int, metavar="N")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="the ones the run was started with")
+        command.set_defaults(show=show)
+
+    document = commands.add_parser("document", help="one document with its sequences, LOSS or CONTEXT")
+    document.add_argument("prefix", type=Path, metavar="PREFIX", help="of the token files, without .bin")
+    document.add_argument("number", type=int, metavar="N", help="counts from 0")
+    document.set_defaults(show=_document)
+
+    look = commands.add_parser("look", help="documents at random")
+    look.add_argument("prefix", type=Path, metavar="PREFIX", help="of the token files, without .bin")
+    look.add_argument("--count", type=int, default=5, metavar="C", help="how many documents (default: 5)")
+    look.add_argument("--seed", type=int, default=0, metavar="S", help="another one shows others (default: 0)")
+    look.set_defaults(show=_look)
+
+    for command in (document, look):
+        command.add_argument(
+            "--tokenizer-type", choices=("HuggingFaceTokenizer", "SentencePieceTokenizer"), default="HuggingFaceTokenizer"
+        )
+        command.add_argument(
+            "--tokenizer-model", type=Path, required=True, metavar="PATH", help="the one the token files were made with"
+        )
+    return parser.parse_args()
+
+
+def _ledger(arguments: argparse.Namespace) -> list[str]:
+    return plan_against_ledger(arguments.run_dir)
+
+
+def _sample(arguments: argparse.Namespace) -> list[str]:
+    ready, tokenizer = _open_run(arguments)
+    step = replay_step(ready, step_of_sample(ready, arguments.number))
+    sample = step.samples[arguments.number - step.first_sample]
+    name = ready.plan.sources[sample.source].name
+    title = f"sample {arguments.number}, in step {step.iteration}"
+    return [title, *show_sample(sample, name, ready.readers[name], tokenizer), _fingerprint(step)]
+
+
+def _step(arguments: argparse.Namespace) -> list[str]:
+    ready, tokenizer = _open_run(arguments)
+    step = replay_step(ready, arguments.number)
+    lines = [f"step {step.iteration}"]
+    for number, sample in enumerate(step.samples, step.first_sample):
+        name = ready.plan.sources[sample.source].name
+        lines += [f"sample {number}: source {name}", *preview_sample(sample, ready.readers[name], tokenizer)]
+    return [*lines, _fingerprint(step)]
+
+
+def _open_run(arguments: argparse.Namespace) -> tuple[ReadyRun, Tokenizer]:
+    run = load_run(arguments.run_file, arguments.overrides)
+    return check_run(run, world_size=None), load_tokenizer(run.data.tokenizer_type, run.path(run.data.tokenizer_model))
+
+
+def _fingerprint(step: ReplayedStep) -> str:
+    compared = "as in metrics.jsonl" if step.confirmed else "metrics.jsonl does not have this step"
+    return f"data fingerprint after step {step.iteration}: {step.fingerprint} ({compared})"
+
+
+def _document(arguments: argparse.Namespace) -> list[str]:
+    return show_document(*_open_source(arguments), arguments.number)
+
+
+def _look(arguments: argparse.Namespace) -> list[str]:
+    if arguments.count < 1:
+        raise ConfigError(f"--count {arguments.count}: show at least one document")
+    reader, tokenizer = _open_source(arguments)
+    count = min(arguments.count, reader.num_documents)
+    chosen = random.Random(arguments.seed).sample(range(reader.num_documents), count)
+    return [line for number in chosen for line in show_document(reader, tokenizer, number)]
+
+
+def _open_source(arguments: argparse.Namespace) -> tuple[IndexedReader, Tokenizer]:
+    tokenizer = load_tokenizer(arguments.tokenizer_type, arguments.tokenizer_model)
+    return open_source(arguments.prefix.name, arguments.prefix, tokenizer.identity()), tokenizer
+
+
+if __name__ == "__main__":
+    run_command(main)

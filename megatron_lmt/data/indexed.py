@@ -210,6 +210,10 @@ def _flush_to_disk(file: BinaryIO) -> None:
 class IndexedReader:
     """Maps one pair of token files into memory.
 
+    As they are in the index: `lengths` int32 and `pointers` int64 (bytes from the start of .bin) of each sequence,
+    `first_sequences` int64 of each document and, as its last entry, the number of sequences; `modes` int8 of each
+    sequence, or None. `tokens` are those of all documents.
+
     Raises:
         DataError: files are missing, not in this format, empty, or of another size than the index says.
     """
@@ -220,7 +224,7 @@ class IndexedReader:
         if missing:
             raise DataError(f"{' and '.join(missing)}: no such file (a prefix is the path without .bin and .idx)")
         self._read_index(_map(idx_path(prefix), np.uint8))
-        expected, found = self.num_tokens * self._dtype.itemsize, bin_path(prefix).stat().st_size
+        expected, found = self.num_tokens * self.dtype.itemsize, bin_path(prefix).stat().st_size
         if found != expected:
             raise DataError(f"{bin_path(prefix)}: {found} bytes, but its index counts {expected}; make the files again")
 
@@ -244,50 +248,50 @@ class IndexedReader:
         if not sequences or documents < 2:
             raise DataError(f"{file}: no document in it; make the files again from text")
         starts = np.cumsum([HEADER.size, *sizes])
-        self._dtype = DTYPES[code]
-        self._lengths = index[starts[0] : starts[1]].view(np.int32)
-        self._pointers = index[starts[1] : starts[2]].view(np.int64)
-        self._documents = index[starts[2] : starts[3]].view(np.int64)
-        self._modes = index[starts[3] :].view(np.int8) if len(index) > without_modes else None
+        self.dtype = DTYPES[code]
+        self.lengths = index[starts[0] : starts[1]].view(np.int32)
+        self.pointers = index[starts[1] : starts[2]].view(np.int64)
+        self.first_sequences = index[starts[2] : starts[3]].view(np.int64)
+        self.modes = index[starts[3] :].view(np.int8) if len(index) > without_modes else None
 
     @property
     def num_documents(self) -> int:
-        return len(self._documents) - 1
+        return len(self.first_sequences) - 1
 
     @property
     def num_sequences(self) -> int:
-        return len(self._lengths)
+        return len(self.lengths)
 
     @cached_property
     def num_tokens(self) -> int:
         """The end of the last sequence, which is the sum of all lengths."""
-        return int(self._pointers[-1]) // self._dtype.itemsize + int(self._lengths[-1])
+        return int(self.pointers[-1]) // self.dtype.itemsize + int(self.lengths[-1])
 
     @cached_property
-    def _tokens(self) -> np.ndarray:
-        return _map(bin_path(self.prefix), self._dtype)
+    def tokens(self) -> np.ndarray:
+        return _map(bin_path(self.prefix), self.dtype)
 
-    def _starts(self, documents: np.ndarray) -> np.ndarray:
+    def starts(self, documents: np.ndarray) -> np.ndarray:
         """int64 [n]: the token that each document begins with; one number beyond the last document is allowed."""
-        sequences = self._documents[documents]
-        starts = self._pointers[np.minimum(sequences, self.num_sequences - 1)] // self._dtype.itemsize
+        sequences = self.first_sequences[documents]
+        starts = self.pointers[np.minimum(sequences, self.num_sequences - 1)] // self.dtype.itemsize
         return np.where(sequences < self.num_sequences, starts, self.num_tokens)
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
         """int64 [n]: number of tokens of these documents."""
-        return self._starts(documents + 1) - self._starts(documents)
+        return self.starts(documents + 1) - self.starts(documents)
 
     def document(self, number: int) -> np.ndarray:
         """int32 or uint16 [tokens]: a document, all its sequences joined; a read-only view of the file."""
-        start, stop = self._starts(np.array([number, number + 1]))
-        return self._tokens[start:stop]
+        start, stop = self.starts(np.array([number, number + 1]))
+        return self.tokens[start:stop]
 
     def document_loss_mask(self, number: int) -> np.ndarray | None:
         """bool [tokens of the document]: whether each is to be predicted. None in files where all are."""
-        if self._modes is None:
+        if self.modes is None:
             return None
-        first, last = self._documents[number : number + 2]
-        return np.repeat(self._modes[first:last] == LOSS, self._lengths[first:last])
+        first, last = self.first_sequences[number : number + 2]
+        return np.repeat(self.modes[first:last] == LOSS, self.lengths[first:last])
 
     def document_sequences(self, number: int) -> list[tuple[int, np.ndarray]]:
         """Mode and tokens of each sequence of a document; in files without modes all are LOSS."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
-from megatron_lmt.data.preprocess import Recipe, preprocess, sources_in
+from megatron_lmt.data.preprocess import preprocess, sources_in
+from megatron_lmt.data.quarantine import counted
+from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.errors import ConfigError, run_command
 
 
@@ -36,6 +39,16 @@ def main() -> None:
         metavar="KEY",
         help="of --json-keys: those to learn; the others are context, and special tokens in the text are recognised",
     )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longer documents are bad lines (default: no limit)")
+    parser.add_argument(
+        "--on-bad-line",
+        choices=("fail", "quarantine"),
+        default="fail",
+        help="fail: stop at the first (default); quarantine: go on, and keep it in <prefix>_text_document.rejected.jsonl.gz",
+    )
+    parser.add_argument(
+        "--max-bad-lines", type=int, default=1000, metavar="N", help="of each source, for quarantine (default: 1000)"
+    )
     arguments = parser.parse_args()
     recipe = Recipe(
         arguments.tokenizer_type,
@@ -43,16 +56,26 @@ def main() -> None:
         tuple(arguments.json_keys),
         tuple(arguments.loss_keys),
         arguments.append_eod,
+        arguments.max_tokens,
     )
+    max_bad_lines = arguments.max_bad_lines if arguments.on_bad_line == "quarantine" else 0
     began = time.perf_counter()
-    manifests = preprocess(recipe, _jobs(arguments), arguments.workers)
+    manifests = preprocess(recipe, _jobs(arguments), arguments.workers, max_bad_lines)
     seconds = time.perf_counter() - began
-    documents = sum(manifest["documents"] for manifest in manifests)
-    tokens = sum(manifest["tokens"] for manifest in manifests)
     where = arguments.output_dir or f"{arguments.output_prefix}_text_document"
-    print(
-        f"{len(manifests)} sources, {documents:,} documents, {tokens:,} tokens in {seconds:.1f} s "
-        f"({documents / seconds:,.0f} documents/s) → {where}"
+    print(f"{_summary(manifests, seconds)} → {where}")
+
+
+def _summary(manifests: list[dict], seconds: float) -> str:
+    read, written, rejected, tokens = (
+        sum(manifest[unit] for manifest in manifests)
+        for unit in ("documents_read", "documents", "documents_rejected", "tokens")
+    )
+    reasons = sum((Counter(manifest["rejected"]) for manifest in manifests), Counter())
+    return (
+        f"{len(manifests)} sources, {read:,} documents read = {written:,} written + {rejected:,} rejected"
+        f"{f' ({counted(reasons)})' if reasons else ''}, {tokens:,} tokens in {seconds:.1f} s "
+        f"({read / seconds:,.0f} documents/s)"
     )
 
 

@@ -55,9 +55,14 @@ def manifest_path(prefix: Path) -> Path:
     return Path(f"{prefix}.manifest.json")
 
 
+def rejected_path(prefix: Path) -> Path:
+    """The records that were read and not written; there is none where all were."""
+    return Path(f"{prefix}.rejected.jsonl.gz")
+
+
 def existing_files(prefix: Path) -> list[str]:
     """A problem for each file of this prefix that is there already."""
-    paths = (bin_path(prefix), idx_path(prefix), manifest_path(prefix))
+    paths = (bin_path(prefix), idx_path(prefix), manifest_path(prefix), rejected_path(prefix))
     reason = "exists already and is not written over: delete it or give another prefix"
     return [f"{path} {reason}" for path in paths if path.exists()]
 

@@ -15,9 +15,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from megatron_lmt.errors import DataError
+
+
+class BadRecord(DataError):
+    """One record that cannot be used.
+
+    Args:
+        reason: a short code to count by: not_utf8, broken_json, wrong_type, missing_key, empty, lone_surrogate.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -46,25 +58,32 @@ def parse_record(line: str, keys: list[str], where: str) -> list[str]:
     """The texts under `keys` of one line of a jsonl file.
 
     Raises:
-        DataError: not a JSON object, or a key that is missing, not a string, empty, or not valid Unicode.
+        BadRecord: not a JSON object, or a key that is missing, not a string, empty, or not valid Unicode.
     """
     try:
         record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("broken_json", f"{where}: not JSON ({error})") from None
     if not isinstance(record, dict):
-        raise DataError(f"{where}: a {type(record).__name__}, not a JSON object")
-    texts = []
+        raise BadRecord("wrong_type", f"{where}: a {type(record).__name__}, not a JSON object")
     for key in keys:
         if key not in record:
-            raise DataError(f"{where}: no key {key!r}; there are {sorted(record)}")
-        text = record[key]
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: {key!r} is {text!r}, not a text")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise DataError(f"{where}: {key!r} contains a lone surrogate, which is not valid Unicode")
-        texts.append(text)
-    return texts
+            raise BadRecord("missing_key", f"{where}: no key {key!r}; there are {sorted(record)}")
+        check_text(record[key], f"{where}: {key!r}")
+    return [record[key] for key in keys]
+
+
+def check_text(text: Any, what: str) -> None:
+    """
+    Raises:
+        BadRecord: not a string, empty, or not valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise BadRecord("wrong_type", f"{what} is {text!r:.80}, not a text")
+    if not text.strip():
+        raise BadRecord("empty", f"{what} is {text!r:.80}, not a text")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRecord("lone_surrogate", f"{what} contains a lone surrogate, which is not valid Unicode")
 
 
 def read_documents(path: Path) -> Iterator[tuple[int, str]]:

@@ -18,7 +18,8 @@ import sentencepiece
 
 from megatron_lmt.data import preprocess as preprocess_module
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
-from megatron_lmt.data.preprocess import Recipe, preprocess, sources_in
+from megatron_lmt.data.preprocess import preprocess, sources_in
+from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError, UserError
 
@@ -248,7 +249,9 @@ def test_the_command_prepares_a_folder_and_says_what_it_did(tmp_path, command):
     folders = ["--input-dir", "text", "--output-dir", "tokens", "--workers", "2"]
     result = subprocess.run([*command, *folders], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("2 sources, 7 documents, ") and result.stdout.endswith(" → tokens\n")
+    assert result.stdout.startswith("2 sources, 7 documents read = 7 written + 0 rejected, ") and result.stdout.endswith(
+        " → tokens\n"
+    )
     assert "\r" not in result.stderr and "100 % of" in result.stderr
     names = {f"mono.{code}_text_document.{end}" for code in ("de", "fr") for end in ("bin", "idx", "manifest.json")}
     assert set(os.listdir(tmp_path / "tokens")) == names

@@ -19,8 +19,9 @@ from megatron_lmt.data.indexed import (
     read_manifest,
     write_manifest,
 )
-from megatron_lmt.data.preprocess import Recipe, preprocess
+from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.progress import progress
+from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.train_tokenizer import train_tokenizer
 from megatron_lmt.data.verify import verify
 from megatron_lmt.errors import DataError

@@ -300,9 +300,9 @@ class IndexedReader:
 
     def document_sequences(self, number: int) -> list[tuple[int, np.ndarray]]:
         """Mode and tokens of each sequence of a document; in files without modes all are LOSS."""
-        first, last = self._documents[number : number + 2]
-        modes = [LOSS] * int(last - first) if self._modes is None else self._modes[first:last].tolist()
-        ends = np.cumsum(self._lengths[first:last])
+        first, last = self.first_sequences[number : number + 2]
+        modes = [LOSS] * int(last - first) if self.modes is None else self.modes[first:last].tolist()
+        ends = np.cumsum(self.lengths[first:last])
         return list(zip(modes, np.split(self.document(number), ends[:-1]), strict=True))
 
 

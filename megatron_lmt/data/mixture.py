@@ -8,8 +8,9 @@ state is one small cursor for each source, so a run resumes exactly where it sto
     interleaver.py   whose turn it is: every prefix within one sample of the weights
     Mixture          all streams → one stream
 
-Cost: a stream packs a window of 65,536 documents at a time (about 0.1 s, 3 MB); an interleaving step is about 15 µs with
-294 sources. Every process computes the whole order; only the tokens of its own samples are read.
+Cost: a stream packs a window of 4,096 documents at a time (about 10 ms, 1 MB); every source packs its first window before
+the first batch. Larger windows fill samples little better (99.8 % here) and delay the start of runs with hundreds of
+sources. Every process computes the whole order; only the tokens of its own samples are read.
 
 Next on the path: `loader.py` reads the tokens of each sample.
 """
@@ -26,7 +27,7 @@ from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.interleaver import Interleaver
 from megatron_lmt.data.weights import Plan
 
-WINDOW_DOCUMENTS = 65_536
+WINDOW_DOCUMENTS = 4_096
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""The benchmarks run, on a small size, and measure what they say. Nothing is said about how fast."""
+
+import json
+import sys
+
+import numpy as np
+
+from benchmarks.synthetic_tokens import write_sources
+from megatron_lmt.data.indexed import IndexedReader
+from tests.conftest import REPOSITORY
+from tests.end_to_end.processes import run
+
+
+def test_synthetic_sources_are_what_both_sides_read(tmp_path):
+    prefixes = [tmp_path / "a", tmp_path / "b"]
+    tokens = write_sources(prefixes, 1000)
+    readers = [IndexedReader(prefix) for prefix in prefixes]
+    assert [reader.num_documents for reader in readers] == [500, 500]
+    assert sum(reader.num_tokens for reader in readers) == tokens
+    lengths = [reader.document_lengths(np.arange(500)) for reader in readers]
+    assert 20 <= min(map(min, lengths)) and max(map(max, lengths)) <= 236
+    assert not np.array_equal(*lengths)
+    assert not readers[1].document(499).any() and len(readers[1].document(499)) == lengths[1][499]
+    assert (tmp_path / "a.bin").stat().st_blocks == 0
+
+
+def test_the_mixture_benchmark_measures_all_sides(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    small = ("--documents", "30000", "--batches", "2", "--repeats", "1", "--global-batch-size", "64")
+    where = ("--folder", str(tmp_path), "--output", str(tmp_path / "result.json"))
+    output = run([sys.executable, "-m", "benchmarks.mixture", *small, *where])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["setting"]["sources"] == 294 and result["setting"]["drawn_samples"] == 192
+    assert len(result["medians"]) == 4
+    for name, values in result["medians"].items():
+        assert f"| {name} | " in output
+        assert values["first_batch_s"] > 0 and values["samples_per_s"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_fewer_documents_than_sources_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    few = ("--documents", "100", "--folder", str(tmp_path))
+    output = run([sys.executable, "-m", "benchmarks.mixture", *few], code=2)
+    assert "--documents 100: give at least one to each of 294 sources" in output

@@ -21,9 +21,16 @@ from megatron_lmt.data.indexed import (
     write_manifest,
 )
 from megatron_lmt.errors import DataError
+from megatron_lmt.runtime.device import open_device
 
 DOCUMENTS = [[[5, 6, 7], [8]], [[1], []], [[40000, 2]], [[3, 3], [4], [65000]]]
 MODES = [[CONTEXT, LOSS], [CONTEXT, LOSS], [LOSS], [CONTEXT, LOSS, LOSS]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device_before_megatron_core():
+    """Another test of this process may open the device, which must come before megatron-core is imported."""
+    open_device()
 
 
 def write(prefix, dtype=np.uint16, with_modes=False) -> dict:

@@ -49,6 +49,9 @@ def main() -> None:
     parser.add_argument(
         "--max-bad-lines", type=int, default=1000, metavar="N", help="of each source, for quarantine (default: 1000)"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep sources that are finished, go on in one that was interrupted"
+    )
     arguments = parser.parse_args()
     recipe = Recipe(
         arguments.tokenizer_type,
@@ -60,7 +63,7 @@ def main() -> None:
     )
     max_bad_lines = arguments.max_bad_lines if arguments.on_bad_line == "quarantine" else 0
     began = time.perf_counter()
-    manifests = preprocess(recipe, _jobs(arguments), arguments.workers, max_bad_lines)
+    manifests = preprocess(recipe, _jobs(arguments), arguments.workers, max_bad_lines, arguments.resume)
     seconds = time.perf_counter() - began
     where = arguments.output_dir or f"{arguments.output_prefix}_text_document"
     print(f"{_summary(manifests, seconds)} → {where}")

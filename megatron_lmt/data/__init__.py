@@ -1,1 +1,4 @@
-"""From text to batches. Reading order: records, corpus, tokenizer, indexed, preprocess, mixture, loader."""
+"""From text to batches.
+
+Reading order: records, corpus, tokenizer, preprocess, text_files, tokenising, shards, indexed, mixture, loader.
+"""

@@ -19,7 +19,7 @@ import json
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -165,13 +165,7 @@ class IndexedWriter:
 
     def close(self) -> dict:
         """Finish both files and make sure they are on disk; returns their counts and hashes for the manifest."""
-        index_hash = hashlib.sha256()
-        with open(self._unfinished_idx, "wb") as file:
-            for part in self._index():
-                file.write(part)
-                index_hash.update(part)
-            _flush_to_disk(file)
-            index_bytes = file.tell()
+        index_bytes, index_hash = write_parts(self._unfinished_idx, self._index())
         _flush_to_disk(self._bin)
         self._bin.close()
         self._unfinished_bin.rename(bin_path(self.prefix))
@@ -186,7 +180,7 @@ class IndexedWriter:
             "bin_bytes": tokens * self._dtype.itemsize,
             "idx_bytes": index_bytes,
             "sha256": self._hash.hexdigest(),
-            "idx_sha256": index_hash.hexdigest(),
+            "idx_sha256": index_hash,
         }
         if self._modes is not None:
             learnt = np.frombuffer(self._modes, dtype=np.int8) == LOSS
@@ -198,13 +192,28 @@ class IndexedWriter:
         lengths = np.frombuffer(self._lengths, dtype=np.int32)
         ends = np.cumsum(lengths, dtype=np.int64) * self._dtype.itemsize
         pointers = ends - lengths * np.int64(self._dtype.itemsize)
-        code = next(code for code, dtype in DTYPES.items() if dtype == self._dtype)
-        yield HEADER.pack(MAGIC, VERSION, code, len(self._lengths), len(self._documents))
+        yield index_header(self._dtype, len(self._lengths), self.num_documents)
         yield self._lengths
         yield pointers
         yield self._documents
         if self._modes is not None:
             yield self._modes
+
+
+def index_header(dtype: np.dtype, sequences: int, documents: int) -> bytes:
+    code = next(code for code, known in DTYPES.items() if known == dtype)
+    return HEADER.pack(MAGIC, VERSION, code, sequences, documents + 1)  # its document index ends with the last one's end
+
+
+def write_parts(path: Path, parts: Iterable[bytes | array | np.ndarray]) -> tuple[int, str]:
+    """Write a file part by part and make sure it is on disk; returns its size in bytes and its sha256."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+        _flush_to_disk(file)
+        return file.tell(), digest.hexdigest()
 
 
 def _flush_to_disk(file: BinaryIO) -> None:

@@ -1,36 +1,33 @@
 """From text to tokens on disk: a pool of processes tokenises, this one writes in the order of the input.
 
-The result is the same for any number of workers. Bad input stops the work with its file and line, or is set aside and
-counted, up to a limit; nothing is left behind that looks finished. Lines end at "\\n" and nowhere else.
+The result is the same for any number of workers, and for a run that was killed and started again. Bad input stops the
+work with its file and line, or is set aside and counted, up to a limit; nothing has its final name before it is whole.
 
-Cost: this process, reading gzip and writing, keeps up with thirty workers of `tokenising.py`.
+Cost: this process, reading gzip and writing, keeps up with thirty workers of `tokenising.py`. Inputs are hashed by a
+thread beside it, which reads them a second time.
 
-Next on the path: `indexed.py` describes the files.
+Next on the path: `text_files.py`, `tokenising.py` and `shards.py` do the work; `indexed.py` describes the files.
 """
 
 from __future__ import annotations
 
-import gzip
-import os
-import platform
-import zlib
-from collections.abc import Iterator
+import shutil
 from functools import partial
-from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
-import megatron_lmt
-from megatron_lmt.data.indexed import IndexedWriter, best_dtype, existing_files, rejected_path, write_manifest
+from megatron_lmt.data.indexed import best_dtype, existing_files, manifest_path, read_manifest, write_manifest
+from megatron_lmt.data.inputs import are_those, describe, in_background, state
+from megatron_lmt.data.manifest import description, document_counts
 from megatron_lmt.data.progress import progress
-from megatron_lmt.data.quarantine import Quarantine, counted
-from megatron_lmt.data.tokenising import Chunk, Recipe, Tokenise, tokenising
+from megatron_lmt.data.quarantine import counted
+from megatron_lmt.data.resume import job_of, resume_problems, unasked_shards
+from megatron_lmt.data.shards import Shards, shards_folder
+from megatron_lmt.data.text_files import read_chunks
+from megatron_lmt.data.tokenising import Recipe, Tokenise, tokenising
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, DataError, Problems
-
-CHUNK_BYTES = 1 << 20
 
 
 def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:
@@ -51,7 +48,9 @@ def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:
     return jobs
 
 
-def preprocess(recipe: Recipe, jobs: dict[Path, list[Path]], workers: int = 1, max_bad_lines: int = 0) -> list[dict]:
+def preprocess(
+    recipe: Recipe, jobs: dict[Path, list[Path]], workers: int = 1, max_bad_lines: int = 0, resume: bool = False
+) -> list[dict]:
     """Tokenise jsonl files.
 
     Args:
@@ -59,6 +58,7 @@ def preprocess(recipe: Recipe, jobs: dict[Path, list[Path]], workers: int = 1, m
         workers: number of tokenising processes; 1 is this process alone. More are spawned, so a script that calls this
             needs its `if __name__ == "__main__"`.
         max_bad_lines: how many bad lines of a prefix are set aside, in `<prefix>_text_document.rejected.jsonl.gz`.
+        resume: keep prefixes that are finished, and go on in one that was interrupted.
     Returns:
         the manifest of each prefix.
     Raises:
@@ -66,14 +66,17 @@ def preprocess(recipe: Recipe, jobs: dict[Path, list[Path]], workers: int = 1, m
             stay.
     """
     outputs = {Path(f"{prefix}_text_document"): inputs for prefix, inputs in jobs.items()}
-    tokenizer = _check(recipe, outputs, workers, max_bad_lines)
+    tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
     total_bytes = sum(path.stat().st_size for inputs in outputs.values() for path in inputs)
     with tokenising(recipe, tokenizer, workers) as tokenise, progress(total_bytes, "tokenising") as bar:
         write = partial(_write, recipe, tokenizer, tokenise, max_bad_lines, bar)
-        return [write(prefix, inputs) for prefix, inputs in outputs.items()]
+        return [
+            _keep(bar, prefix, inputs) if manifest_path(prefix).exists() else write(prefix, inputs)
+            for prefix, inputs in outputs.items()
+        ]
 
 
-def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_bad_lines: int) -> Tokenizer:
+def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:
     problems = Problems()
     problems.found += recipe.problems()
     tokenizer = problems.of(load_tokenizer, recipe.tokenizer_type, recipe.tokenizer_model)
@@ -88,9 +91,29 @@ def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_ba
         problems.found += [f"{path}: no such file" for path in missing]
         if not missing and not any(path.stat().st_size for path in inputs):
             problems.found.append(f"{', '.join(map(str, inputs)) or prefix}: no document in it")
-        problems.found += existing_files(prefix)
+    sound = not problems.found  # only then is it known what the outputs should be
+    for prefix, inputs in outputs.items():
+        if not resume:
+            problems.found += existing_files(prefix) + unasked_shards(prefix)
+        elif sound:
+            problems.found += resume_problems(prefix, inputs, description(recipe, tokenizer))
     problems.raise_if_any()
     return tokenizer
+
+
+def _keep(bar: tqdm, prefix: Path, inputs: list[Path]) -> dict:
+    """The manifest of what an earlier run finished.
+
+    Raises:
+        DataError: it was made from other text.
+    """
+    manifest = read_manifest(prefix)
+    if not are_those(inputs, manifest["inputs"]):
+        names = ", ".join(map(str, inputs))
+        raise DataError(f"{prefix}: made from another content of {names}; delete its files, or give another prefix")
+    shutil.rmtree(shards_folder(prefix), ignore_errors=True)  # if the run was killed after it had finished
+    bar.update(sum(path.stat().st_size for path in inputs))
+    return manifest
 
 
 def _write(
@@ -103,64 +126,24 @@ def _write(
     inputs: list[Path],
 ) -> dict:
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    writer = IndexedWriter(prefix, best_dtype(tokenizer.vocab_size), with_modes=bool(recipe.loss_keys))
-    quarantine = Quarantine(Path(f"{prefix}.unfinished-{os.getpid()}.rejected"), max_bad_lines)
-    with writer, quarantine:
-        for result in tokenise(chain.from_iterable(map(_read_chunks, inputs))):
-            quarantine.add(result.rejected)
-            writer.add_documents(result.tokens, result.lengths, recipe.modes)
+    job = job_of(inputs, description(recipe, tokenizer))
+    hashed = in_background(describe, inputs)
+    with Shards(prefix, job, best_dtype(tokenizer.vocab_size), recipe.modes, max_bad_lines) as shards:
+        bar.update(sum(path.stat().st_size for path in inputs[: shards.position.input]))
+        for result in tokenise(read_chunks(inputs, shards.position)):
+            shards.add(result)
             bar.update(result.size)
-        if not writer.num_documents:
+        if not shards.documents:
             names = ", ".join(map(str, inputs))
-            why = f" that can be used ({counted(quarantine.counts)})" if quarantine.counts else ""
+            why = f" that can be used ({counted(shards.rejected)})" if shards.rejected else ""
             raise DataError(f"{names}: no document in it{why}; nothing was written for {prefix}")
-        quarantine.finish(rejected_path(prefix))
-        counts = writer.close()
-    manifest = {
-        **_document_counts(counts["documents"], quarantine.counts),
-        **counts,
-        **_description(recipe, tokenizer),
-        "inputs": [{"path": str(path), "bytes": path.stat().st_size} for path in inputs],
-    }
-    write_manifest(prefix, manifest)
+        if state(inputs) != job["inputs"]:
+            raise DataError(f"{', '.join(map(str, inputs))}: changed while it was read; start again when it is complete")
+        manifest = {
+            **document_counts(shards.documents, shards.rejected),
+            **shards.finish(),
+            **description(recipe, tokenizer),
+            "inputs": hashed.result(),
+        }
+        write_manifest(prefix, manifest)
     return manifest
-
-
-def _document_counts(written: int, rejected: dict[str, int]) -> dict:
-    """Every record that was read is one of these."""
-    total = sum(rejected.values())
-    return {"documents_read": written + total, "documents": written, "documents_rejected": total, "rejected": rejected}
-
-
-def _description(recipe: Recipe, tokenizer: Tokenizer) -> dict:
-    """What decided the tokens, for the manifest."""
-    return {
-        "tokenizer": {
-            "type": recipe.tokenizer_type,
-            "identity": tokenizer.identity(),
-            "vocab_size": tokenizer.vocab_size,
-            "eod": tokenizer.eod if recipe.append_eod else None,
-        },
-        "append_eod": recipe.append_eod,
-        "json_keys": list(recipe.json_keys),
-        "loss_keys": list(recipe.loss_keys),
-        "max_tokens": recipe.max_tokens,
-        "versions": {
-            "megatron_lmt": megatron_lmt.__version__,
-            "tokenizers": version("tokenizers"),
-            "sentencepiece": version("sentencepiece"),
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _read_chunks(path: Path) -> Iterator[Chunk]:
-    first_line, position = 1, 0
-    try:
-        with open(path, "rb") as file:
-            text = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-            while lines := text.readlines(CHUNK_BYTES):
-                yield Chunk(path, first_line, lines, file.tell() - position)
-                first_line, position = first_line + len(lines), file.tell()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file after line {first_line - 1} ({error}); copy it again") from None

@@ -61,21 +61,14 @@ class Quarantine:
 
     def _too_many(self, record: Rejected) -> str:
         if not self._most:
-            return f"{record.message}; mend the line, or set bad lines aside with --on-bad-line quarantine"
+            return f"{record.message}; mend the line, or add --on-bad-line quarantine to set bad lines aside"
         return (
             f"{record.message}; that is one bad line more than --max-bad-lines {self._most} ({counted(self.counts)}): mend "
             "the input, or raise the limit"
         )
-
-    def finish(self, path: Path) -> None:
-        """Give the file, if there is one, its final name."""
-        if self._file:
-            self._stack.close()
-            self._path.rename(path)
 
     def __enter__(self) -> Quarantine:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
         self._stack.close()
-        self._path.unlink(missing_ok=True)

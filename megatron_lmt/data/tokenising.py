@@ -25,6 +25,7 @@ import numpy as np
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, best_dtype
 from megatron_lmt.data.records import BadRecord, parse_record
+from megatron_lmt.data.text_files import Chunk, Position
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import DataError
 
@@ -63,16 +64,6 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Lines of a file, as they are there, and how many bytes of the file (compressed, if it is) they are."""
-
-    path: Path
-    first_line: int
-    lines: list[bytes]
-    size: int
-
-
-@dataclass(frozen=True)
 class Rejected:
     """A record that is not written: where it is, a short code of the reason, the reason in words, and the line."""
 
@@ -85,12 +76,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The documents of a chunk: `tokens` [sum of lengths], `lengths` int32 [documents, keys]; `size` of the chunk."""
+    """What a chunk became: `tokens` [sum of lengths] and `lengths` int32 [documents, keys]; the rest is the chunk's."""
 
     tokens: np.ndarray
     lengths: np.ndarray
     rejected: list[Rejected]
     size: int
+    text_bytes: int
+    end: Position
 
 
 Tokenise = Callable[[Iterator[Chunk]], Iterator[Tokens]]
@@ -108,16 +101,25 @@ def tokenising(recipe: Recipe, tokenizer: Tokenizer, workers: int) -> Iterator[T
         with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
             try:
                 yield partial(_in_order, pool, workers, partial(_tokenise_in_worker, recipe))
-            except BrokenProcessPool:
-                if sys.version_info < (3, 11):
-                    # the pool's feeder thread hangs on the full pipe of the dead worker (CPython issue 94777)
-                    pool._call_queue._reader.close()
-                raise
+            except (BrokenProcessPool, OSError) as error:
+                if not pool._broken:
+                    raise
+                _end(pool)
+                raise BrokenProcessPool from error
     except BrokenProcessPool:
         raise DataError(
-            "a tokenising process died (out of memory?); the unfinished output was removed: start again, with fewer "
-            f"--workers than {workers} if memory was short"
+            "a tokenising process died (out of memory?): start again with --resume, and with fewer --workers than "
+            f"{workers} if memory was short"
         ) from None
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Do what a broken pool leaves undone before it waits for its processes."""
+    if sys.version_info < (3, 11):
+        # the pool's feeder thread hangs on the full pipe of the dead worker (CPython issue 94777)
+        pool._call_queue._reader.close()
+    for process in pool._processes.values():
+        process.kill()  # one that was just starting when another died is not ended by the pool
 
 
 def _in_order(pool: ProcessPoolExecutor, workers: int, function: Callable, chunks: Iterator[Chunk]) -> Iterator[Tokens]:
@@ -170,7 +172,7 @@ def _tokenise(recipe: Recipe, tokenizer: Tokenizer, chunk: Chunk) -> Tokens:
         rejected.sort(key=lambda record: record.line)
         kept = ~np.isin(np.arange(len(lengths)), list(bad))
         tokens, lengths = tokens[np.repeat(kept, lengths.sum(axis=1))], lengths[kept]
-    return Tokens(tokens, lengths, rejected, chunk.size)
+    return Tokens(tokens, lengths, rejected, chunk.size, chunk.text_bytes, chunk.end)
 
 
 def _read(recipe: Recipe, chunk: Chunk) -> tuple[list[str], list[int], list[Rejected]]:

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import psutil
 import pytest
 import sentencepiece
 
-from megatron_lmt.data import preprocess as preprocess_module
+from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.preprocess import preprocess, sources_in
 from megatron_lmt.data.tokenising import Recipe
@@ -108,7 +109,7 @@ def test_real_text_of_60_languages_arrives(tmp_path, recipe, tokenizer, sample_d
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, recipe, monkeypatch):
-    monkeypatch.setattr(preprocess_module, "CHUNK_BYTES", 400)  # read by this process: many chunks from little text
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 400)  # read by this process: many chunks from little text
     sources = [
         write_jsonl(tmp_path / f"{i}.jsonl", as_records([f"{text} {i} {n}" * (n % 7 + 1) for n in range(40)]))
         for i, text in enumerate(TEXTS)
@@ -136,7 +137,8 @@ def test_manifest_describes_the_files(tmp_path, recipe, tokenizer):
         "vocab_size": tokenizer.vocab_size,
         "eod": tokenizer.eod,
     }
-    assert manifest["inputs"] == [{"path": str(source), "bytes": source.stat().st_size}]
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert manifest["inputs"] == [{"path": str(source), "bytes": source.stat().st_size, "sha256": sha256}]
     assert (manifest["append_eod"], manifest["json_keys"], manifest["loss_keys"]) == (True, ["text"], [])
     assert set(manifest["versions"]) == {"megatron_lmt", "tokenizers", "sentencepiece", "python"}
 
@@ -166,7 +168,7 @@ def test_a_bad_line_is_named_and_nothing_is_left(tmp_path, recipe, line, reason,
 
 
 def test_line_numbers_go_on_from_chunk_to_chunk(tmp_path, recipe, monkeypatch):
-    monkeypatch.setattr(preprocess_module, "CHUNK_BYTES", 50)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 50)
     bad = write_jsonl(tmp_path / "bad.jsonl", [*as_records(TEXTS * 4), b"[]"])
     with pytest.raises(DataError, match=r"bad\.jsonl:21: "):
         preprocess(recipe, {tmp_path / "x": [bad]})
@@ -220,7 +222,7 @@ def test_all_wrong_arguments_are_named_at_once(tmp_path):
     jobs = {tmp_path / "x": [source], tmp_path / "y": [tmp_path / "2.jsonl", tmp_path / "3.jsonl"]}
     with pytest.raises(UserError) as error:
         preprocess(recipe, jobs, workers=0)
-    expected = ["not among --json-keys", "nowhere", "--workers 0", "x_text_document.bin exists", "2.jsonl", "3.jsonl"]
+    expected = ["not among --json-keys", "nowhere", "--workers 0", "2.jsonl", "3.jsonl", "x_text_document.bin exists"]
     assert len(error.value.problems) == len(expected)
     for problem, part in zip(error.value.problems, expected, strict=True):
         assert part in problem
@@ -275,7 +277,7 @@ def at_work(tmp_path, command):
     with open(tmp_path / "stderr", "w") as stderr:  # a pipe would stay open as long as any worker lives
         process = subprocess.Popen([*command, *arguments], stderr=stderr)
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and not any(file.stat().st_size for file in (tmp_path / "out").iterdir()):
+    while time.monotonic() < deadline and not any(file.stat().st_size for file in (tmp_path / "out").rglob("*.bin")):
         time.sleep(0.05)
     workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     assert len(workers) == 2
@@ -301,3 +303,28 @@ def test_workers_end_when_the_command_is_killed(tmp_path, at_work):
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
     assert not (tmp_path / "out" / "x_text_document.bin").exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_worker_that_dies_while_another_starts_is_an_error(tmp_path, recipe, monkeypatch, moment):
+    """The pool itself does not end a process that it was just starting, and waits for it."""
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS * 40))
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 400)
+    start, started = SpawnProcess.start, []
+
+    def kill_first() -> None:
+        if len(started) == 1:
+            started[0].kill()
+            time.sleep(0.5)  # for the pool to notice
+
+    def start_and_kill(self) -> None:
+        if moment == "before":
+            kill_first()
+        start(self)
+        if moment == "after":
+            kill_first()
+        started.append(self)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_and_kill)
+    with pytest.raises(DataError, match="a tokenising process died"):
+        preprocess(recipe, {tmp_path / "x": [source]}, workers=2)

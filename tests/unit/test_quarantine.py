@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from megatron_lmt.data import preprocess as preprocess_module
+from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, bin_path, idx_path, read_manifest, rejected_path
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.tokenising import Recipe
@@ -58,7 +58,7 @@ def rejected(prefix) -> list[dict]:
 
 @pytest.mark.parametrize(("workers", "chunk_bytes"), [(1, 1 << 20), (1, 50), (3, 50)])
 def test_what_was_read_was_written_or_rejected(tmp_path, recipe, mixed, monkeypatch, workers, chunk_bytes):
-    monkeypatch.setattr(preprocess_module, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", chunk_bytes)
     (manifest,) = preprocess(recipe, {tmp_path / "x": mixed}, workers, max_bad_lines=2 * len(BAD))
     prefix = tmp_path / "x_text_document"
     records = rejected(prefix)
@@ -76,7 +76,7 @@ def test_what_was_read_was_written_or_rejected(tmp_path, recipe, mixed, monkeypa
 
 
 def test_the_same_bytes_for_any_number_of_workers(tmp_path, recipe, mixed, monkeypatch):
-    monkeypatch.setattr(preprocess_module, "CHUNK_BYTES", 50)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 50)
     contents = []
     for workers in (1, 3):
         preprocess(recipe, {tmp_path / f"{workers}": mixed}, workers, max_bad_lines=100)

@@ -19,6 +19,7 @@ BASE = [
     "sentencepiece",
     "pydantic>=2.7,<3",
     "tqdm",
+    "zstandard",
     "tensorboard",
     "matplotlib",
     "tomli; python_version < '3.11'",

@@ -1,7 +1,10 @@
-"""Tokenise jsonl files into megatron-core's .bin/.idx, with a manifest.
+"""Tokenise text into megatron-core's .bin/.idx, with a manifest.
 
 one source:    --input F… --output-prefix P        writes P_text_document.{bin,idx,manifest.json}
-many sources:  --input-dir DIR --output-dir DIR    writes <name>_text_document.* for each <name>.jsonl[.gz]
+many sources:  --input-dir DIR --output-dir DIR    writes <name>_text_document.* for each input in DIR
+
+Inputs: jsonl or json (a record a line) and txt (a document a line), also .gz and .zst; parquet; folders saved by Hugging
+Face datasets. For --input also folders of these, and patterns such as 'text/**/*.jsonl.zst'.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from megatron_lmt.data.preprocess import preprocess, sources_in
+from megatron_lmt.data.inputs import expand, sources_in
+from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.quarantine import counted
 from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.errors import ConfigError, run_command
@@ -19,9 +23,9 @@ from megatron_lmt.errors import ConfigError, run_command
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, nargs="+", metavar="FILE", help="jsonl or jsonl.gz files of one source")
+    parser.add_argument("--input", type=Path, nargs="+", metavar="PATH", help="files, folders or patterns of one source")
     parser.add_argument("--output-prefix", type=Path, metavar="P", help="of the files to write")
-    parser.add_argument("--input-dir", type=Path, metavar="DIR", help="each jsonl or jsonl.gz file in it is a source")
+    parser.add_argument("--input-dir", type=Path, metavar="DIR", help="each input in it is a source")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where their token files go")
     parser.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer", "SentencePieceTokenizer"), required=True)
     parser.add_argument(
@@ -30,7 +34,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="tokenising processes (default: 1)")
     parser.add_argument("--append-eod", action="store_true", help="end each document with the end-of-document token")
     parser.add_argument(
-        "--json-keys", nargs="+", default=["text"], metavar="KEY", help="keys to tokenise, in order (default: text)"
+        "--json-keys",
+        nargs="+",
+        default=["text"],
+        metavar="KEY",
+        help="keys to tokenise, in order (default: text)",
     )
     parser.add_argument(
         "--loss-keys",
@@ -85,7 +93,7 @@ def _summary(manifests: list[dict], seconds: float) -> str:
 def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path]]:
     one, many = (arguments.input, arguments.output_prefix), (arguments.input_dir, arguments.output_dir)
     if all(one) and not any(many):
-        return {arguments.output_prefix: arguments.input}
+        return {arguments.output_prefix: expand(arguments.input)}
     if all(many) and not any(one):
         return sources_in(*many)
     raise ConfigError("give --input with --output-prefix, or --input-dir with --output-dir")

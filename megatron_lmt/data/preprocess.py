@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from megatron_lmt.data.indexed import best_dtype, existing_files, manifest_path, read_manifest, write_manifest
-from megatron_lmt.data.inputs import are_those, describe, in_background, state
+from megatron_lmt.data.inputs import are_those, bytes_of, describe, in_background, input_problems, state
 from megatron_lmt.data.manifest import description, document_counts
 from megatron_lmt.data.progress import progress
 from megatron_lmt.data.quarantine import counted
@@ -27,34 +27,16 @@ from megatron_lmt.data.shards import Shards, shards_folder
 from megatron_lmt.data.text_files import read_chunks
 from megatron_lmt.data.tokenising import Recipe, Tokenise, tokenising
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_lmt.errors import ConfigError, DataError, Problems
-
-
-def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:
-    """Every jsonl or jsonl.gz file of a folder as a source of its own: prefix to write → file to read.
-
-    Raises:
-        ConfigError: no such file, or two for one prefix.
-    """
-    jobs: dict[Path, list[Path]] = {}
-    for file in sorted([*input_dir.glob("*.jsonl"), *input_dir.glob("*.jsonl.gz")]):
-        jobs.setdefault(output_dir / file.name.removesuffix(".gz").removesuffix(".jsonl"), []).append(file)
-    doubled = {prefix: files for prefix, files in jobs.items() if len(files) > 1}
-    problems = [f"{' and '.join(map(str, files))}: both would be {prefix}" for prefix, files in doubled.items()]
-    if not jobs:
-        problems.append(f"--input-dir {input_dir}: no such folder, or no jsonl or jsonl.gz file in it")
-    if problems:
-        raise ConfigError(problems)
-    return jobs
+from megatron_lmt.errors import DataError, Problems
 
 
 def preprocess(
     recipe: Recipe, jobs: dict[Path, list[Path]], workers: int = 1, max_bad_lines: int = 0, resume: bool = False
 ) -> list[dict]:
-    """Tokenise jsonl files.
+    """Tokenise text.
 
     Args:
-        jobs: prefix to write (`_text_document` is appended) → jsonl or jsonl.gz files to read, in this order.
+        jobs: prefix to write (`_text_document` is appended) → files and `datasets` folders to read, in this order.
         workers: number of tokenising processes; 1 is this process alone. More are spawned, so a script that calls this
             needs its `if __name__ == "__main__"`.
         max_bad_lines: how many bad lines of a prefix are set aside, in `<prefix>_text_document.rejected.jsonl.gz`.
@@ -67,7 +49,7 @@ def preprocess(
     """
     outputs = {Path(f"{prefix}_text_document"): inputs for prefix, inputs in jobs.items()}
     tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
-    total_bytes = sum(path.stat().st_size for inputs in outputs.values() for path in inputs)
+    total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
     with tokenising(recipe, tokenizer, workers) as tokenise, progress(total_bytes, "tokenising") as bar:
         write = partial(_write, recipe, tokenizer, tokenise, max_bad_lines, bar)
         return [
@@ -86,11 +68,8 @@ def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_ba
         problems.found.append(f"--workers {workers}: at least 1")
     if max_bad_lines < 0:
         problems.found.append(f"--max-bad-lines {max_bad_lines}: at least 0")
-    for prefix, inputs in outputs.items():
-        missing = [path for path in inputs if not path.is_file()]
-        problems.found += [f"{path}: no such file" for path in missing]
-        if not missing and not any(path.stat().st_size for path in inputs):
-            problems.found.append(f"{', '.join(map(str, inputs)) or prefix}: no document in it")
+    for inputs in outputs.values():
+        problems.found += input_problems(inputs, recipe.json_keys)
     sound = not problems.found  # only then is it known what the outputs should be
     for prefix, inputs in outputs.items():
         if not resume:
@@ -112,7 +91,7 @@ def _keep(bar: tqdm, prefix: Path, inputs: list[Path]) -> dict:
         names = ", ".join(map(str, inputs))
         raise DataError(f"{prefix}: made from another content of {names}; delete its files, or give another prefix")
     shutil.rmtree(shards_folder(prefix), ignore_errors=True)  # if the run was killed after it had finished
-    bar.update(sum(path.stat().st_size for path in inputs))
+    bar.update(sum(bytes_of(path) for path in inputs))
     return manifest
 
 
@@ -129,8 +108,8 @@ def _write(
     job = job_of(inputs, description(recipe, tokenizer))
     hashed = in_background(describe, inputs)
     with Shards(prefix, job, best_dtype(tokenizer.vocab_size), recipe.modes, max_bad_lines) as shards:
-        bar.update(sum(path.stat().st_size for path in inputs[: shards.position.input]))
-        for result in tokenise(read_chunks(inputs, shards.position)):
+        bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
+        for result in tokenise(read_chunks(inputs, list(recipe.json_keys), shards.position)):
             shards.add(result)
             bar.update(result.size)
         if not shards.documents:

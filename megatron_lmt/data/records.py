@@ -1,4 +1,4 @@
-"""Text as it comes: documents, pairs and aligned lines from plain or gzipped files.
+"""Text as it comes: documents, pairs and aligned lines from plain or compressed files.
 
 Lines end at "\\n" and nowhere else, because text contains U+2028, U+0085 and their like. Nothing is normalised: joiners and
 format characters carry meaning in Inner Mongolian, Persian and the Indic scripts.
@@ -8,15 +8,14 @@ Next on the path: `corpus.py` writes training records from these.
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from megatron_lmt.data.compression import DAMAGES, FORMATS, decompressed
 from megatron_lmt.errors import DataError
 
 
@@ -32,15 +31,17 @@ class BadRecord(DataError):
         self.reason = reason
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    with open(path, "rb") as file:
+        yield decompressed(file, path)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, line without its "\\n").
 
     Raises:
-        DataError: not UTF-8, or a damaged gzip file; with the line.
+        DataError: not UTF-8, or a damaged compressed file; with the line.
     """
     number = 0
     try:
@@ -50,8 +51,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, raw.removesuffix(b"\n").decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: damaged gzip file ({error})") from None
+    except DAMAGES as error:
+        raise DataError(f"{path}:{number + 1}: damaged {FORMATS[path.suffix]} file ({error})") from None
 
 
 def parse_record(line: str, keys: list[str], where: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest
-from megatron_lmt.data.inputs import state
+from megatron_lmt.data.inputs import bytes_of, state
 from megatron_lmt.data.shards import known_job, shards_folder
 
 
@@ -36,7 +36,7 @@ def resume_problems(prefix: Path, inputs: list[Path], described: dict) -> list[s
 def _differences_of_finished(prefix: Path, inputs: list[Path], described: dict) -> list[str]:
     manifest = read_manifest(prefix)
     differing = [key for key in described if key != "versions" and manifest.get(key) != described[key]]
-    if [known["bytes"] for known in manifest["inputs"]] != [path.stat().st_size for path in inputs]:
+    if [known["bytes"] for known in manifest["inputs"]] != [bytes_of(path) for path in inputs]:
         differing.append("inputs")
     fix = "delete its files, or give another prefix"
     return [f"{prefix}: finished already, with other {_names(differing)}; {fix}"] if differing else []

@@ -19,7 +19,8 @@ import sentencepiece
 
 from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
-from megatron_lmt.data.preprocess import preprocess, sources_in
+from megatron_lmt.data.inputs import sources_in
+from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError, UserError

@@ -19,8 +19,9 @@ import pytest
 from megatron_lmt.data import shards as shards_module
 from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, bin_path, idx_path, manifest_path, rejected_path
+from megatron_lmt.data.inputs import sources_in
 from megatron_lmt.data.merge import merge
-from megatron_lmt.data.preprocess import preprocess, sources_in
+from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.shards import Shards, shards_folder
 from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.errors import DataError, UserError

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megatron_lmt.data.indexed import best_dtype, existing_files, manifest_path, read_manifest, write_manifest
+from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest, write_manifest
 from megatron_lmt.data.inputs import are_those, bytes_of, describe, in_background, input_problems, state
 from megatron_lmt.data.manifest import description, document_counts
 from megatron_lmt.data.progress import progress
@@ -107,7 +107,7 @@ def _write(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     job = job_of(inputs, description(recipe, tokenizer))
     hashed = in_background(describe, inputs)
-    with Shards(prefix, job, best_dtype(tokenizer.vocab_size), recipe.modes, max_bad_lines) as shards:
+    with Shards(prefix, job, tokenizer.vocab_size, recipe.modes, max_bad_lines) as shards:
         bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
         for result in tokenise(read_chunks(inputs, list(recipe.json_keys), shards.position)):
             shards.add(result)
@@ -121,6 +121,7 @@ def _write(
         manifest = {
             **document_counts(shards.documents, shards.rejected),
             **shards.finish(),
+            **shards.edges.most_frequent(),
             **description(recipe, tokenizer),
             "inputs": hashed.result(),
         }

@@ -18,9 +18,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from megatron_lmt.data.indexed import IndexedWriter, bin_path, idx_path, rejected_path, write_parts
+from megatron_lmt.data.edges import EdgeTokens
+from megatron_lmt.data.indexed import IndexedWriter, best_dtype, bin_path, idx_path, rejected_path, write_parts
 from megatron_lmt.data.merge import merge
 from megatron_lmt.data.quarantine import Quarantine
 from megatron_lmt.data.text_files import Position
@@ -50,15 +49,15 @@ class Shards:
     Args:
         prefix: of the token files to be made, in a folder that exists.
         job: what decides the tokens; JSON.
-        dtype: of the tokens.
+        vocab_size: of the tokenizer.
         modes: LOSS or CONTEXT for each sequence of a document, or None.
         max_bad_lines: how many records may be rejected in all.
     Raises:
         DataError: another run is at work here.
     """
 
-    def __init__(self, prefix: Path, job: dict, dtype: np.dtype, modes: list[int] | None, max_bad_lines: int):
-        self._prefix, self._dtype, self._modes, self._max_bad_lines = prefix, dtype, modes, max_bad_lines
+    def __init__(self, prefix: Path, job: dict, vocab_size: int, modes: list[int] | None, max_bad_lines: int):
+        self._prefix, self._dtype, self._modes, self._max_bad_lines = prefix, best_dtype(vocab_size), modes, max_bad_lines
         self._folder = shards_folder(prefix)
         self._writing = ExitStack()
         self._folder.mkdir(exist_ok=True)
@@ -72,6 +71,9 @@ class Shards:
         self._finished = self._read_markers()
         self._remove_unfinished()
         self._writer: IndexedWriter | None = None
+        self.edges = EdgeTokens(vocab_size)
+        if self._finished:
+            self.edges.load(self._edges_path(len(self._finished) - 1))
 
     def __enter__(self) -> Shards:
         return self
@@ -101,6 +103,10 @@ class Shards:
     def _marker(self, number: int) -> Path:
         return self._folder / f"{number:06d}.json"
 
+    def _edges_path(self, number: int) -> Path:
+        """First and last tokens of this shard and all before."""
+        return self._folder / f"{number:06d}.edges.npy"
+
     @property
     def position(self) -> Position:
         """Where the text begins that is not yet in a finished shard."""
@@ -129,6 +135,7 @@ class Shards:
             self._begin_shard()
         self._quarantine.add(result.rejected)
         self._writer.add_documents(result.tokens, result.lengths, self._modes)
+        self.edges.add(result.tokens, result.lengths)
         self._text_bytes += result.text_bytes
         self._end = result.end
         if self._text_bytes >= SHARD_BYTES:
@@ -149,6 +156,7 @@ class Shards:
 
     def _finish_shard(self) -> None:
         marker = {"rejected": self.rejected, "end": asdict(self._end), "counts": self._close_shard()}
+        self.edges.save(self._edges_path(len(self._finished)))
         write_json_atomically(self._marker(len(self._finished)), marker)
         self._finished.append(marker)
 

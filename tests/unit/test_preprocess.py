@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -142,6 +143,21 @@ def test_manifest_describes_the_files(tmp_path, recipe, tokenizer):
     assert manifest["inputs"] == [{"path": str(source), "bytes": source.stat().st_size, "sha256": sha256}]
     assert (manifest["append_eod"], manifest["json_keys"], manifest["loss_keys"]) == (True, ["text"], [])
     assert set(manifest["versions"]) == {"megatron_lmt", "tokenizers", "sentencepiece", "python"}
+
+
+@pytest.mark.parametrize("append_eod", [True, False])
+def test_manifest_counts_first_and_last_tokens(tmp_path, tiny_tokenizer, tokenizer, append_eod):
+    texts = [f"{letter}x{letter}" * (30 - n) for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz") for _ in range(n + 1)]
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(texts))
+    recipe = Recipe("HuggingFaceTokenizer", tiny_tokenizer, append_eod=append_eod)
+    preprocess(recipe, {tmp_path / "x": [source]})
+    manifest = read_manifest(tmp_path / "x_text_document")
+    ids = tokenizer.encode_batch(texts)
+    first, last = (Counter(str(document[place]) for document in ids) for place in (0, -1))
+    last = {str(tokenizer.eod): len(texts)} if append_eod else last
+    for name, expected in (("first_tokens", first), ("last_tokens", last)):
+        found = list(manifest[name].items())
+        assert found == sorted(Counter(expected).items(), key=lambda item: (-item[1], int(item[0])))[:20]
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,11 @@ class IndexedWriter:
             if kind is None and not self._bin.closed:
                 self.close()
         finally:
-            self._bin.close()
-            self._unfinished_bin.unlink(missing_ok=True)
-            self._unfinished_idx.unlink(missing_ok=True)
+            try:
+                self._bin.close()  # fails where the disk is full
+            finally:
+                self._unfinished_bin.unlink(missing_ok=True)
+                self._unfinished_idx.unlink(missing_ok=True)
 
     @property
     def num_documents(self) -> int:

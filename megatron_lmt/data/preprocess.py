@@ -52,10 +52,14 @@ def preprocess(
     total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
     with tokenising(recipe, tokenizer, workers) as tokenise, progress(total_bytes, "tokenising") as bar:
         write = partial(_write, recipe, tokenizer, tokenise, max_bad_lines, bar)
-        return [
-            _keep(bar, prefix, inputs) if manifest_path(prefix).exists() else write(prefix, inputs)
-            for prefix, inputs in outputs.items()
-        ]
+        manifests = []
+        for prefix, inputs in outputs.items():
+            try:
+                finished = manifest_path(prefix).exists()
+                manifests.append(_keep(bar, prefix, inputs) if finished else write(prefix, inputs))
+            except OSError as error:  # the disk is full, or not writable, or an input went away
+                raise DataError(f"{prefix}: stopped: {error}; mend that and start again with --resume") from error
+        return manifests
 
 
 def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:

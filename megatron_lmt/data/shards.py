@@ -11,12 +11,14 @@ Cost: with more than one shard, tokens are written twice, and take twice their s
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from megatron_lmt.data.edges import EdgeTokens
 from megatron_lmt.data.indexed import IndexedWriter, best_dtype, bin_path, idx_path, rejected_path, write_parts
@@ -41,6 +43,20 @@ def known_job(prefix: Path) -> dict | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
+def _lock(folder: Path) -> TextIO:
+    """Keep other runs out as long as this file is open, which ends with the process."""
+    file = open(folder / "lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DataError(f"{folder}: another run is at work here; wait for it, or give another prefix") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP):  # some cluster file systems have no locks: go without
+            raise
+    return file
+
+
 class Shards:
     """The shards of one source: those of an interrupted run, and those that are added.
 
@@ -61,12 +77,7 @@ class Shards:
         self._folder = shards_folder(prefix)
         self._writing = ExitStack()
         self._folder.mkdir(exist_ok=True)
-        self._lock = open(self._folder / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise DataError(f"{self._folder}: another run is at work here; wait for it, or give another prefix") from None
+        self._lock = _lock(self._folder)
         write_json_atomically(self._folder / "job.json", job)
         self._finished = self._read_markers()
         self._remove_unfinished()
@@ -79,11 +90,13 @@ class Shards:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._writing.__exit__(kind, error, traceback)
-        self._remove_unfinished()
-        if kind is None or not self._finished:
-            shutil.rmtree(self._folder)
-        self._lock.close()
+        try:
+            self._writing.__exit__(kind, error, traceback)
+        finally:
+            self._remove_unfinished()
+            if kind is None or not self._finished:
+                shutil.rmtree(self._folder)
+            self._lock.close()
 
     def _read_markers(self) -> list[dict]:
         markers = []

@@ -102,11 +102,9 @@ def tokenising(recipe: Recipe, tokenizer: Tokenizer, workers: int) -> Iterator[T
         with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
             try:
                 yield partial(_in_order, pool, workers, partial(_tokenise_in_worker, recipe))
-            except (BrokenProcessPool, OSError) as error:
-                if not pool._broken:
-                    raise
+            except BrokenProcessPool:
                 _end(pool)
-                raise BrokenProcessPool from error
+                raise
     except BrokenProcessPool:
         raise DataError(
             "a tokenising process died (out of memory?): start again with --resume, and with fewer --workers than "
@@ -127,7 +125,10 @@ def _in_order(pool: ProcessPoolExecutor, workers: int, function: Callable, chunk
     """The result of each chunk; at most two chunks for each worker are under way."""
     pending: deque[Future[Tokens]] = deque()
     for chunk in chunks:
-        pending.append(pool.submit(function, chunk))
+        try:
+            pending.append(pool.submit(function, chunk))
+        except OSError as error:
+            raise BrokenProcessPool("it could not start a process, or broke while it did") from error
         if len(pending) == 2 * workers:
             yield pending.popleft().result()
     while pending:

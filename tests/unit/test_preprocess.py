@@ -6,11 +6,14 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.inputs import sources_in
 from megatron_lmt.data.preprocess import preprocess
+from megatron_lmt.data.shards import Shards
 from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError, UserError
@@ -345,3 +349,36 @@ def test_a_worker_that_dies_while_another_starts_is_an_error(tmp_path, recipe, m
     monkeypatch.setattr(SpawnProcess, "start", start_and_kill)
     with pytest.raises(DataError, match="a tokenising process died"):
         preprocess(recipe, {tmp_path / "x": [source]}, workers=2)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_is_an_error_and_nothing_is_left(tmp_path, command, workers):
+    """A limit on the size of files stands for the disk."""
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(["Wasser und Brot " * 1000] * 100))
+    (tmp_path / "out").mkdir()
+    arguments = ["--input", str(source), "--output-prefix", str(tmp_path / "out/x"), "--workers", workers]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    result = subprocess.run([*command, *arguments], preexec_fn=limit, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert re.search(r"error: .*out/x_text_document: stopped: .*File too large.*--resume", result.stderr), result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_output_folder_that_cannot_be_made_is_an_error(tmp_path, recipe):
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
+    with pytest.raises(DataError, match=r"1\.jsonl/x_text_document: stopped: .*1\.jsonl"):
+        preprocess(recipe, {source / "x": [source]})
+
+
+def test_an_input_that_vanishes_is_an_error(tmp_path, recipe, monkeypatch):
+    sources = [write_jsonl(tmp_path / f"{n}.jsonl", as_records(TEXTS)) for n in range(2)]
+    add = Shards.add
+
+    def add_and_remove(self, chunk):
+        add(self, chunk)
+        sources[1].unlink(missing_ok=True)
+
+    monkeypatch.setattr(Shards, "add", add_and_remove)
+    with pytest.raises(DataError, match=r"out/x_text_document: stopped: .*1\.jsonl"):
+        preprocess(recipe, {tmp_path / "out/x": sources})
+    assert not list((tmp_path / "out").iterdir())

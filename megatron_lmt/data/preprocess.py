@@ -124,10 +124,10 @@ def _write(
             raise DataError(f"{', '.join(map(str, inputs))}: changed while it was read; start again when it is complete")
         manifest = {
             **document_counts(shards.documents, shards.rejected),
-            **shards.finish(),
-            **shards.edges.most_frequent(),
             **description(recipe, tokenizer),
             "inputs": hashed.result(),
+            **shards.edges.most_frequent(),
+            **shards.finish(),  # last: it gives the files their names
         }
         write_manifest(prefix, manifest)
     return manifest

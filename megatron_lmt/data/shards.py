@@ -94,7 +94,8 @@ class Shards:
             self._writing.__exit__(kind, error, traceback)
         finally:
             self._remove_unfinished()
-            if kind is None or not self._finished:
+            # token files that have their names, but no manifest yet, can be gone on with only if the folder stays
+            if kind is None or not (self._finished or bin_path(self._prefix).exists()):
                 shutil.rmtree(self._folder)
             self._lock.close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_lmt.data import preprocess as preprocess_module
 from megatron_lmt.data import shards as shards_module
 from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, bin_path, idx_path, manifest_path, rejected_path
@@ -209,7 +210,6 @@ def test_a_run_that_was_killed_while_it_finished_is_finished(tmp_path, recipe, s
     inputs = write_text(tmp_path, 300)
     (tmp_path / "whole").mkdir()
     preprocess(recipe, {tmp_path / "whole/x": inputs}, 1, 100)
-    import megatron_lmt.data.preprocess as preprocess_module
 
     def stop(*_):
         raise Killed
@@ -226,6 +226,20 @@ def test_a_run_that_was_killed_while_it_finished_is_finished(tmp_path, recipe, s
     assert shards_folder(tmp_path / "y_text_document").exists()
     preprocess(recipe, {tmp_path / "y": inputs}, 1, 100, resume=True)
     assert result(tmp_path / "y") == result(tmp_path / "whole/x")
+
+
+def test_a_disk_that_is_full_at_the_last_file_can_be_gone_on_with(tmp_path, recipe, monkeypatch):
+    inputs = write_text(tmp_path, 300)
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="No space left on device; .*--resume"):
+        patch.setattr(preprocess_module, "write_manifest", fail)
+        preprocess(recipe, {tmp_path / "x": inputs}, 1, 100)
+    preprocess(recipe, {tmp_path / "x": inputs}, 1, 100, resume=True)
+    preprocess(recipe, {tmp_path / "y": inputs}, 1, 100)
+    assert result(tmp_path / "x") == result(tmp_path / "y")
 
 
 def test_two_runs_on_one_prefix(tmp_path, recipe):

@@ -5,8 +5,8 @@ import pytest
 
 from megatron_lmt.config import load_run
 from megatron_lmt.data.corpus import build_cpt_corpus
-from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.inputs import sources_in
+from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.preflight import check_data

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from pydantic import field_validator, model_validator
 
+from megatron_lmt.data.inputs import CORPUS_REPORT
 from megatron_lmt.data.progress import progress
 from megatron_lmt.data.records import read_aligned, read_documents, read_pairs
 from megatron_lmt.errors import ConfigError, DataError
@@ -242,7 +243,7 @@ class CorpusFolder:
             raise DataError(f"no record was made; {self.output} was not written")
         self._close_files()
         sizes = {name: self._path(name).stat().st_size for name in self.records}
-        write_json_atomically(self._unfinished / "corpus.json", {**summary, "records": self.records, "bytes": sizes})
+        write_json_atomically(self._unfinished / CORPUS_REPORT, {**summary, "records": self.records, "bytes": sizes})
         self._unfinished.rename(self.output)
 
     def _path(self, name: str) -> Path:

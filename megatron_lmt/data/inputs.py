@@ -14,6 +14,7 @@ from megatron_lmt.data.compression import FORMATS
 from megatron_lmt.data.tables import is_dataset_folder
 from megatron_lmt.errors import ConfigError
 
+CORPUS_REPORT = "corpus.json"  # what tools/build_corpus.py writes beside its jsonl files: no input, in any folder
 Result = TypeVar("Result")
 BLOCK = 4 << 20
 KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".parquet": "rows"}
@@ -29,6 +30,10 @@ def kind_of(path: Path) -> str | None:
 
 def _without_compression(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in FORMATS else path
+
+
+def _is_input(path: Path) -> bool:
+    return kind_of(path) is not None and path.name != CORPUS_REPORT
 
 
 def expand(inputs: list[Path]) -> list[Path]:
@@ -48,10 +53,10 @@ def expand(inputs: list[Path]) -> list[Path]:
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir() and not is_dataset_folder(path):
-        return sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file))
+        return sorted(file for file in path.rglob("*") if file.is_file() and _is_input(file))
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if kind_of(Path(name)))
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if _is_input(Path(name)))
 
 
 def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:
@@ -62,7 +67,7 @@ def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:
     """
     jobs: dict[Path, list[Path]] = {}
     for path in sorted(input_dir.glob("*")):
-        if kind_of(path):
+        if _is_input(path):
             name = path.name if path.is_dir() else _without_compression(path).stem
             jobs.setdefault(output_dir / name, []).append(path)
     doubled = {prefix: files for prefix, files in jobs.items() if len(files) > 1}

@@ -133,7 +133,7 @@ def test_corpus_builders_read_zstandard_too(tmp_path):
 
 
 def test_folders_and_patterns(tmp_path):
-    for name in ("b.jsonl", "a.txt.gz", "sub/c.parquet", "sub/README.md"):
+    for name in ("b.jsonl", "a.txt.gz", "sub/c.parquet", "sub/README.md", "corpus.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     KINDS["x"](tmp_path / "saved", TEXTS[:3])

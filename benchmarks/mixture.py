@@ -1,11 +1,11 @@
 """The mixture of 294 sources against megatron-core's blended datasets, on indexes made for it.
 
     python -m benchmarks.mixture                                        # 1 million documents, both sides
-    python -m benchmarks.mixture --documents 1500000000 --sides ours    # 30 GB of indexes
+    python -m benchmarks.mixture --documents 1500000000 --batches 1     # 30 GB of indexes
 
-Read ratios: both sides ran on the same machine, one after the other, each in a process of its own with one thread. The
-files were just written, so they are in the page cache where they fit. megatron-core starts with an empty cache folder
-("cold"), or with the one of its first run ("warm").
+Read ratios: both sides ran on the same machine, one after the other, each in a process of its own with one thread. A
+first round, not counted, brings the pages that a side reads into the page cache: samples/s mean something only where
+they fit in. megatron-core starts with an empty cache folder ("cold"), or with the one of its first run ("warm").
 
 Memory is above what the imports took, without the pages of mapped files: peak is the main process's largest, looked at 20
 times a second; held is at the end, with workers.
@@ -57,7 +57,7 @@ def main() -> None:
             raise ConfigError(f"--documents {arguments.documents}: give at least one to each of {len(prefixes)} sources")
         tokens = write_sources(list(prefixes.values()), arguments.documents)
         run_samples = max(tokens // arguments.seq_length, drawn)
-        rounds = [_round(sides, folder, run_samples, arguments, number) for number in range(arguments.repeats)]
+        rounds = [_round(sides, folder, run_samples, arguments, number) for number in range(arguments.repeats + 1)][1:]
     medians = {
         name: {key: statistics.median(measured[name][key] for measured in rounds) for key in COLUMNS} for name in sides
     }
@@ -105,7 +105,7 @@ def _round(sides: dict, folder: str, run_samples: int, arguments: argparse.Names
             cache=cache,
         )
         measured[name] = _in_own_process(task)
-        print(f"round {number + 1}, {name}: {measured[name]}", file=sys.stderr)
+        print(f"round {number}, {name}: {measured[name]}", file=sys.stderr)
     return measured
 
 

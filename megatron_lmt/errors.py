@@ -6,6 +6,8 @@ command shows everything that is wrong.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -69,6 +71,10 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with its exit code; a `UserError` becomes lines on stderr and code 2."""
     try:
         code = main() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it finds no broken pipe either
+        code = 128 + signal.SIGPIPE
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)

@@ -18,6 +18,7 @@ from megatron_lmt.config import RunConfig
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.ledger import plan_table
 from megatron_lmt.data.sources import open_source
+from megatron_lmt.data.stream import SAMPLER_VERSION
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, Problems
@@ -199,6 +200,7 @@ def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, plan: Pla
         "seed": run.seed,
         "seq_length": run.data.seq_length,
         "packing": run.data.packing,
+        "sampler_version": SAMPLER_VERSION,
         "global_batch_size": run.train.global_batch_size,
         "train_iters": run.train_iters,
         "bf16": run.train.bf16,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.loader import BatchShape, MicroBatch, collate
-from megatron_lmt.data.mixture import Sample, pack_documents
+from megatron_lmt.data.mixture import Sample
+from megatron_lmt.data.packing import whole_documents
 from megatron_lmt.step import Trainee
 
 
@@ -23,7 +26,9 @@ def validation_losses(
 
 
 def _loss(trainee: Trainee, reader: IndexedReader, shape: BatchShape, eval_samples: int | None) -> float:
-    samples = [Sample(0, pieces) for pieces in pack_documents(reader, shape.seq_length)][:eval_samples]
+    documents = np.arange(reader.num_documents)
+    packed = whole_documents(documents, reader.document_lengths(documents) - 1, shape.seq_length)
+    samples = [Sample(0, pieces) for pieces in packed[:eval_samples]]
     stride = shape.micro_batch_size * shape.data_parallel_size
     samples += [None] * (-len(samples) % stride)  # samples of padding carry no loss
 

@@ -20,6 +20,7 @@ import torch
 
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.mixture import Mixture, Sample
+from megatron_lmt.data.packing import lengths_of
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,18 @@ def collate(samples: list[Sample | None], readers: list[IndexedReader], seq_leng
     labels = np.zeros(total, dtype=np.int64)
     loss_mask = np.zeros(total, dtype=np.float32)
     boundaries = [0]
-    for number, sample in enumerate(samples):
-        position = number * seq_length
-        for piece in sample.pieces if sample else ():
-            document = readers[sample.source].document(piece.document)
-            loss = readers[sample.source].document_loss_mask(piece.document)
-            end = position + piece.stop - piece.start
-            tokens[position:end] = document[piece.start : piece.stop]
-            labels[position:end] = document[piece.start + 1 : piece.stop + 1]
-            loss_mask[position:end] = 1 if loss is None else loss[piece.start + 1 : piece.stop + 1]
-            boundaries.append(end)
-            position = end
-        if position < (number + 1) * seq_length:
-            boundaries.append((number + 1) * seq_length)
+    for first, sample in zip(range(0, total, seq_length), samples, strict=True):
+        if sample is not None:
+            reader, lengths = readers[sample.source], lengths_of(sample.pieces)
+            ends = np.cumsum(lengths)
+            begins = reader.starts(sample.pieces["document"]) + sample.pieces["start"]
+            places = np.arange(lengths.sum()) + np.repeat(begins - ends + lengths, lengths)  # in the token file
+            filled = slice(first, first + len(places))
+            tokens[filled], labels[filled] = reader.tokens[places], reader.tokens[places + 1]
+            loss_mask[filled] = _loss_mask(sample.pieces, reader)
+            boundaries += (first + ends).tolist()
+        if boundaries[-1] < first + seq_length:
+            boundaries.append(first + seq_length)
     cu_seqlens = np.asarray(boundaries, dtype=np.int32)
     return MicroBatch(
         tokens=torch.from_numpy(tokens).unsqueeze(0),
@@ -87,6 +87,14 @@ def collate(samples: list[Sample | None], readers: list[IndexedReader], seq_leng
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=int(np.diff(cu_seqlens).max()),
     )
+
+
+def _loss_mask(pieces: np.ndarray, reader: IndexedReader) -> np.ndarray | int:
+    """Whether the label of each position counts; 1 in files where all do."""
+    if reader.modes is None:
+        return 1
+    masks = [reader.document_loss_mask(document)[start + 1 : stop + 1] for document, start, stop in pieces.tolist()]
+    return np.concatenate(masks) if masks else 1
 
 
 @dataclass(frozen=True)
@@ -116,11 +124,11 @@ def global_batches(mixture: Mixture, readers: list[IndexedReader], shape: BatchS
 
     def draw() -> GlobalBatch:
         samples = [mixture.next_sample() for _ in range(shape.global_batch_size)]
-        lengths = [piece.stop - piece.start for sample in samples for piece in sample.pieces]
+        lengths = lengths_of(np.concatenate([sample.pieces for sample in samples]))
         return GlobalBatch(
             micro_batches=[collate(mine, readers, shape.seq_length) for mine in shape.my_samples(samples)],
-            num_tokens=sum(lengths),
-            sum_squared_lengths=sum(length * length for length in lengths),
+            num_tokens=int(lengths.sum()),
+            sum_squared_lengths=int((lengths * lengths).sum()),
             data_state=mixture.state_dict(),
         )
 

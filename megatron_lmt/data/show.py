@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader
-from megatron_lmt.data.mixture import Piece, Sample
+from megatron_lmt.data.mixture import Sample
+from megatron_lmt.data.packing import lengths_of
 from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.errors import DataError
 
@@ -30,27 +31,25 @@ def show_document(reader: IndexedReader, tokenizer: Tokenizer, number: int) -> l
 
 def show_sample(sample: Sample, source: str, reader: IndexedReader, tokenizer: Tokenizer) -> list[str]:
     """Lines of text: a sample with the whole text of its pieces, labels included."""
-    positions = sum(piece.stop - piece.start for piece in sample.pieces)
-    lines = [f"source {source}, {positions} positions, {len(sample.pieces)} pieces"]
-    for piece in sample.pieces:
+    lines = [f"source {source}, {lengths_of(sample.pieces).sum()} positions, {len(sample.pieces)} pieces"]
+    for document, start, stop in sample.pieces.tolist():
         # the last position predicts the token after it
-        lines += [_place(piece, reader), *_show_tokens(reader, piece.document, piece.start, piece.stop + 1, tokenizer)]
+        lines += [_place(document, start, stop, reader), *_show_tokens(reader, document, start, stop + 1, tokenizer)]
     return lines
 
 
 def preview_sample(sample: Sample, reader: IndexedReader, tokenizer: Tokenizer) -> list[str]:
     """Lines of text: a sample, each piece with the beginning of its text."""
     lines = []
-    for piece in sample.pieces:
-        text = tokenizer.decode(reader.document(piece.document)[piece.start : piece.stop + 1].tolist())
+    for document, start, stop in sample.pieces.tolist():
+        text = tokenizer.decode(reader.document(document)[start : stop + 1].tolist())
         # as JSON, so that line ends and control characters are seen
-        lines.append(f"{_place(piece, reader)} {json.dumps(text[:PREVIEW_CHARACTERS], ensure_ascii=False)}")
+        lines.append(f"{_place(document, start, stop, reader)} {json.dumps(text[:PREVIEW_CHARACTERS], ensure_ascii=False)}")
     return lines
 
 
-def _place(piece: Piece, reader: IndexedReader) -> str:
-    length = len(reader.document(piece.document)) - 1
-    return f"  document {piece.document}, positions {piece.start} to {piece.stop - 1} of {length}"
+def _place(document: int, start: int, stop: int, reader: IndexedReader) -> str:
+    return f"  document {document}, positions {start} to {stop - 1} of {len(reader.document(document)) - 1}"
 
 
 def _show_tokens(reader: IndexedReader, document: int, start: int, stop: int, tokenizer: Tokenizer) -> list[str]:

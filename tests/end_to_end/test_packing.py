@@ -9,7 +9,8 @@ import torch
 from megatron_lmt.config import ParallelSection
 from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
 from megatron_lmt.data.loader import collate
-from megatron_lmt.data.mixture import Sample, concatenate, pack_documents
+from megatron_lmt.data.mixture import Sample
+from megatron_lmt.data.packing import concatenated, lengths_of, whole_documents
 from megatron_lmt.model.hf_io import RandomTensors
 from megatron_lmt.model.shape import read_shape
 from megatron_lmt.runtime.device import open_device
@@ -59,23 +60,24 @@ def losses(model, batch):
 
 def of_piece(model, reader, piece):
     """The losses of a piece that is alone in the smallest sample that holds it."""
-    batch = collate([Sample(0, (piece,))], [reader], piece.stop - piece.start)
+    batch = collate([Sample(0, piece)], [reader], int(lengths_of(piece)[0]))
     return losses(model, batch)
+
+
+def packed(reader, packing):
+    documents = np.arange(reader.num_documents)
+    return packing(documents, reader.document_lengths(documents) - 1, SEQ_LENGTH)
 
 
 @pytest.mark.parametrize("packing", ["documents", "concatenate"])
 def test_a_document_has_the_same_loss_packed_and_alone(model, reader, packing):
-    if packing == "documents":
-        samples = pack_documents(reader, SEQ_LENGTH)
-    else:
-        numbers = np.arange(reader.num_documents)
-        samples = [tuple(s) for s in concatenate(numbers, reader.document_lengths(numbers) - 1, SEQ_LENGTH)]
+    samples = packed(reader, whole_documents if packing == "documents" else concatenated)
     batch = collate([Sample(0, pieces) for pieces in samples[:3]] + [None], [reader], SEQ_LENGTH)
     found = losses(model, batch)
     for number, pieces in enumerate(samples[:3]):
         start = number * SEQ_LENGTH
-        for piece in pieces:
-            alone = of_piece(model, reader, piece)
+        for i in range(len(pieces)):
+            alone = of_piece(model, reader, pieces[i : i + 1])
             assert torch.allclose(found[start : start + len(alone)], alone, rtol=1e-5, atol=1e-5)
             start += len(alone)
         assert not found[start : (number + 1) * SEQ_LENGTH].any()  # padding has no loss
@@ -84,8 +86,8 @@ def test_a_document_has_the_same_loss_packed_and_alone(model, reader, packing):
 
 def test_the_neighbour_would_be_noticed(model, reader):
     """The test above can fail: without the boundary between two documents the second one's loss is another."""
-    pieces = pack_documents(reader, SEQ_LENGTH)[0][:2]
-    batch = collate([Sample(0, pieces)], [reader], sum(piece.stop - piece.start for piece in pieces))
+    pieces = packed(reader, whole_documents)[0][:2]
+    batch = collate([Sample(0, pieces)], [reader], int(lengths_of(pieces).sum()))
     merged = type(batch)(batch.tokens, batch.labels, batch.loss_mask, batch.cu_seqlens[[0, -1]], int(batch.cu_seqlens[-1]))
-    second = pieces[0].stop - pieces[0].start
+    second = lengths_of(pieces)[0]
     assert not torch.allclose(losses(model, batch)[second:], losses(model, merged)[second:], rtol=1e-3, atol=1e-3)

@@ -8,7 +8,8 @@ import torch
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
 from megatron_lmt.data.loader import BatchShape, collate, global_batches
-from megatron_lmt.data.mixture import Mixture, Piece, Sample
+from megatron_lmt.data.mixture import Mixture, Sample
+from megatron_lmt.data.packing import PIECE
 from megatron_lmt.data.weights import Phase, Plan, Source
 
 
@@ -23,7 +24,7 @@ def reader(tmp_path):
 
 
 def test_documents_lie_side_by_side_and_never_predict_each_other(reader):
-    sample = Sample(0, (Piece(0, 0, 3), Piece(1, 0, 1), Piece(2, 4, 8)))
+    sample = Sample(0, np.array([(0, 0, 3), (1, 0, 1), (2, 4, 8)], PIECE))
     batch = collate([sample, None], [reader], seq_length=10)
     assert batch.tokens[0, :8].tolist() == [10, 11, 12, 20, 34, 35, 36, 37]
     assert batch.labels[0, :8].tolist() == [11, 12, 13, 21, 35, 36, 37, 38]
@@ -36,7 +37,7 @@ def test_only_tokens_of_loss_sequences_count(tmp_path):
     with IndexedWriter(tmp_path / "pairs", np.dtype(np.int32), with_modes=True) as writer:
         writer.add_document([[1, 2, 3], [4, 5]], [CONTEXT, LOSS])
         writer.close()
-    batch = collate([Sample(0, (Piece(0, 0, 4),))], [IndexedReader(tmp_path / "pairs")], seq_length=6)
+    batch = collate([Sample(0, np.array([(0, 0, 4)], PIECE))], [IndexedReader(tmp_path / "pairs")], seq_length=6)
     assert batch.labels[0, :4].tolist() == [2, 3, 4, 5]
     assert batch.loss_mask[0].tolist() == [0, 0, 1, 1, 0, 0]
 

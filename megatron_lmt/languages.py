@@ -20,12 +20,18 @@ GROUPS = ("en-x", "x-en", "zh-x", "x-zh", "en-centric", "zh-centric", "all")
 
 @dataclass(frozen=True)
 class Language:
-    """`name` is what prompts call it; `tier` is LMT's class of resources: high, medium or low."""
+    """`name` is what prompts call it; `tier` is LMT's class of resources: high, medium or low.
+
+    `auxiliary` is the language that Parallel Multilingual Prompting puts beside it in pairs with English, None for the
+    pivots; `auxiliary_is_proposed` where it is this project's proposal and not in the paper's table 12.
+    """
 
     code: str
     name: str
     script: str
     tier: str
+    auxiliary: str | None
+    auxiliary_is_proposed: bool
 
 
 @cache
@@ -33,7 +39,13 @@ def languages() -> dict[str, Language]:
     """Code → language, in the order of the table."""
     with open(Path(__file__).with_name("languages.tsv"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    return {row["code"]: Language(row["code"], row["prompt_name"], row["script"], row["tier"]) for row in rows}
+    return {row["code"]: _language(row) for row in rows}
+
+
+def _language(row: dict[str, str]) -> Language:
+    auxiliary = row["pmp_aux_en"] if row["pmp_aux_en"] != "-" else None
+    is_proposed = row["pmp_aux_en_source"] == "proposal"
+    return Language(row["code"], row["prompt_name"], row["script"], row["tier"], auxiliary, is_proposed)
 
 
 def pairs(group: str) -> list[str]:
@@ -93,6 +105,25 @@ def reverse(direction: str) -> str:
 def is_downsampled(source: str, target: str) -> bool:
     """Whether Strategic Downsampling applies to this direction: into a pivot, but not from the other pivot."""
     return target in PIVOTS and source not in PIVOTS
+
+
+def auxiliary_language(source: str, target: str, proposals: bool = False) -> str | None:
+    """The language of the third sentence in Parallel Multilingual Prompting; the same for both directions of a pair.
+
+    Between Chinese and any other language it is English. Between English and 36 languages it is the fixed one of
+    arXiv 2511.07003 v2, table 12; the other 22 have none there, and en-zh has none at all.
+
+    Args:
+        proposals: take this project's proposals for those 22.
+    """
+    pair = {source, target}
+    if pair == set(PIVOTS) or not pair & set(PIVOTS):
+        return None
+    if "zh" in pair:
+        return "en"
+    (code,) = pair - {"en"}
+    language = languages()[code]
+    return language.auxiliary if proposals or not language.auxiliary_is_proposed else None
 
 
 def check_languages(codes: list[str]) -> None:

@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import languages
 
+
+@dataclass(frozen=True)
+class Template:
+    """Wording of a prompt: `plain`, and `pmp` with an auxiliary sentence (None where there is no such wording)."""
+
+    plain: str
+    pmp: str | None
+
+
+_SENTENCE, _ANSWER = "\n{source}: {text}", "\n{target}:"
+_AUXILIARY = "\n{auxiliary}: {auxiliary_text}"
+
 TEMPLATES = {
-    # the released models' (NiuTrans/LMT, src/utils.py)
-    "release": "Translate the following text from {source} into {target}:\n{source}: {text}\n{target}:",
+    # the released models' (NiuTrans/LMT, src/utils.py since May 2026); PMP in the same words is this project's
+    "release": Template(
+        "Translate the following text from {source} into {target}:" + _SENTENCE + _ANSWER,
+        "Translate the following text from {source} into {auxiliary} and {target}:" + _SENTENCE + _AUXILIARY + _ANSWER,
+    ),
     # arXiv 2511.07003 v2, figure 4
-    "paper": "Translate this from {source} to {target}:\n{source}: {text}\n{target}:",
+    "paper": Template(
+        "Translate this from {source} to {target}:" + _SENTENCE + _ANSWER,
+        "Translate this from {source} to {auxiliary} and {target}:" + _SENTENCE + _AUXILIARY + _ANSWER,
+    ),
+    # NiuTrans/LMT, src/inference.py from November 2025 to May 2026: a full stop instead of the first colon
+    "first_release": Template(
+        "Translate the following text from {source} into {target}." + _SENTENCE + _ANSWER,
+        "Translate the following text from {source} into {auxiliary} and {target}." + _SENTENCE + _AUXILIARY + _ANSWER,
+    ),
+    # LLaMAX's use of Alpaca's prompt (its model card; arXiv 2407.05975)
+    "alpaca": Template(
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n"
+        "### Instruction:\nTranslate the following sentences from {source} to {target}.\n"
+        "### Input:\n{text}\n### Response:",
+        None,
+    ),
 }
 END_OF_TURN = "<|im_end|>"
 CONTROL_TOKENS = ("<|im_start|>", END_OF_TURN, "<|endoftext|>")
 """Of Qwen3's chat format. In a rendered chat they are recognised, so a sentence must not contain one."""
 
 
-def render_prompt(template: str, source: str, target: str, text: str) -> str:
+def render_prompt(template: str, source: str, target: str, text: str, auxiliary: tuple[str, str] | None = None) -> str:
     """The prompt for one sentence.
 
     Args:
-        template: "release" or "paper".
+        template: a name in `TEMPLATES`.
         source: language codes, as is `target`; the prompt has their English names.
+        auxiliary: language code and text of the third sentence, for Parallel Multilingual Prompting.
+    Raises:
+        ConfigError: this template has no wording for PMP.
     """
     names = languages()
-    return TEMPLATES[template].format(source=names[source].name, target=names[target].name, text=text)
+    fields = {"source": names[source].name, "target": names[target].name, "text": text}
+    if auxiliary is None:
+        return TEMPLATES[template].plain.format(**fields)
+    wording = TEMPLATES[template].pmp
+    if wording is None:
+        raise ConfigError(f"template {template!r} has no wording with an auxiliary sentence; take another, or no PMP")
+    code, auxiliary_text = auxiliary
+    return wording.format(**fields, auxiliary=names[code].name, auxiliary_text=auxiliary_text)
 
 
 class ChatTurn:

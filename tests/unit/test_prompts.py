@@ -50,10 +50,39 @@ def bare_tokenizer(tmp_path, tiny_tokenizer):
         ),
         ("paper", "en", "ky", "Translate this from English to Kirghiz:\nEnglish: x\nKirghiz:"),
         ("paper", "nb", "zh", "Translate this from Norwegian Bokmål to Chinese:\nNorwegian Bokmål: x\nChinese:"),
+        ("first_release", "en", "ky", "Translate the following text from English into Kirghiz.\nEnglish: x\nKirghiz:"),
+        (
+            "alpaca",
+            "en",
+            "ky",
+            "Below is an instruction that describes a task, paired with an input that provides further context. "
+            "Write a response that appropriately completes the request.\n### Instruction:\nTranslate the following "
+            "sentences from English to Kirghiz.\n### Input:\nx\n### Response:",
+        ),
     ],
 )
 def test_templates(template, source, target, prompt):
     assert render_prompt(template, source, target, "x") == prompt
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("paper", "Translate this from English to Russian and Kirghiz:\nEnglish: x\nRussian: y\nKirghiz:"),
+        ("release", "Translate the following text from English into Russian and Kirghiz:\nEnglish: x\nRussian: y\nKirghiz:"),
+        (
+            "first_release",
+            "Translate the following text from English into Russian and Kirghiz.\nEnglish: x\nRussian: y\nKirghiz:",
+        ),
+    ],
+)
+def test_templates_with_an_auxiliary_sentence(template, prompt):
+    assert render_prompt(template, "en", "ky", "x", ("ru", "y")) == prompt
+
+
+def test_a_template_without_such_a_wording_says_so():
+    with pytest.raises(ConfigError, match="'alpaca' has no wording with an auxiliary sentence"):
+        render_prompt("alpaca", "en", "ky", "x", ("ru", "y"))
 
 
 def test_the_text_of_a_prompt_is_not_altered():

@@ -28,12 +28,8 @@ def main() -> None:
         print(f"{len(mono)} monolingual sources: {sum(mono):,} documents")
         print(f"{len(parallel)} directions: {sum(parallel):,} documents → {arguments.output}")
     else:
-        counts = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root)
-        before, after = (sum(count[key] for count in counts.values()) for key in ("before", "after"))
-        print(f"{len(counts)} directions: {before:,} instances, {after:,} after downsampling → {arguments.output}")
-        empty = [direction for direction, count in counts.items() if not count["after"]]
-        if empty:
-            print(f"no file, because nothing is left: {' '.join(empty)}")
+        report = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root)
+        print("\n".join([*report.summary(), f"→ {arguments.output}"]))
 
 
 if __name__ == "__main__":

@@ -246,6 +246,10 @@ class CorpusFolder:
         write_json_atomically(self._unfinished / CORPUS_REPORT, {**summary, "records": self.records, "bytes": sizes})
         self._unfinished.rename(self.output)
 
+    def path(self, name: str) -> Path:
+        """Where a file beside the records is to be written."""
+        return self._unfinished / name
+
     def _path(self, name: str) -> Path:
         return self._unfinished / f"{name}.jsonl"
 

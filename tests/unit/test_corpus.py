@@ -1,7 +1,6 @@
 """Text for continued pre-training and for fine-tuning: formats, directions, downsampling, and nothing lost."""
 
 import json
-from collections import Counter
 
 import psutil
 import pytest
@@ -10,7 +9,7 @@ from megatron_lmt.data.corpus import build_cpt_corpus, format_pair
 from megatron_lmt.data.corpus_files import CorpusFolder
 from megatron_lmt.data.sft_corpus import build_sft_corpus
 from megatron_lmt.errors import ConfigError, DataError
-from megatron_lmt.languages import directions, is_downsampled
+from megatron_lmt.languages import directions
 from tests.conftest import REPOSITORY
 
 
@@ -94,59 +93,6 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_does_not(tmp_path
     assert one == two != three
 
 
-def test_sft_prompts_and_targets(tmp_path, inputs, tiny_tokenizer):
-    build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out", tiny_tokenizer)
-    first = records(tmp_path / "out", "en-ky")[0]
-    assert first == {
-        "prompt": "<|im_start|>user\nTranslate the following text from English into Kirghiz:\nEnglish: en 0\nKirghiz:"
-        "<|im_end|>\n<|im_start|>assistant\n",
-        "target": "ky 0<|im_end|>",
-        "id": "en.txt+ky.txt:1",
-    }
-
-
-def test_the_sft_config_names_the_chat_template_and_the_command_may_name_another(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "tokenizer").symlink_to(tiny_tokenizer)
-    build_sft_corpus(config(tmp_path, f'chat_template_from = "tokenizer"\n{ALIGNED}'), tmp_path / "named")
-    absent = config(tmp_path, f'chat_template_from = "absent"\n{ALIGNED}')
-    build_sft_corpus(absent, tmp_path / "given", tiny_tokenizer)
-    assert (tmp_path / "named/ky-en.jsonl").read_bytes() == (tmp_path / "given/ky-en.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match="absent: no such folder"):
-        build_sft_corpus(absent, tmp_path / "out")
-    with pytest.raises(ConfigError, match="set chat_template_from or --tokenizer"):
-        build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out")
-
-
-def test_a_direction_that_downsampling_empties_has_no_file_and_is_listed(tmp_path, inputs, tiny_tokenizer):
-    counts = build_sft_corpus(config(tmp_path, "[downsample]\nrate = 0.0\n" + PAIRS), tmp_path / "out", tiny_tokenizer)
-    summary = json.loads((tmp_path / "out/corpus.json").read_text())
-    assert (
-        summary["directions"]
-        == counts
-        == {
-            "en-ky": {"before": 2000, "after": 2000},
-            "ky-en": {"before": 2000, "after": 0},
-        }
-    )
-    assert summary["read"] == {"en-ky.tsv": 2000}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["corpus.json", "en-ky.jsonl"]
-
-
-def test_downsampling_spares_forward_directions_and_the_pivots_and_is_nested(tmp_path, inputs, tiny_tokenizer):
-    kept = {}
-    for rate in (0.0, 0.05, 0.2):
-        text = f"[downsample]\nrate = {rate}\n{ALIGNED}"
-        counts = build_sft_corpus(config(tmp_path, text), tmp_path / f"out{rate}", tiny_tokenizer)
-        for direction in ("en-zh", "zh-en", "en-ky", "zh-ky"):
-            assert counts[direction] == {"before": 1000, "after": 1000}
-        for direction in ("ky-en", "ky-zh"):
-            assert abs(counts[direction]["after"] - 1000 * rate) <= 40
-        file = tmp_path / f"out{rate}" / "ky-en.jsonl"
-        kept[rate] = {record["id"] for record in records(file.parent, "ky-en")} if file.exists() else set()
-    assert kept[0.0] < kept[0.05] < kept[0.2]
-    assert Counter(is_downsampled(*direction.split("-")) for direction in directions("all")) == {False: 118, True: 116}
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -199,14 +145,6 @@ def test_an_input_that_is_named_twice_is_refused(tmp_path, inputs, tiny_tokenize
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_input_is_refused_for_fine_tuning_too(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "en-de.tsv").write_text("")
-    text = PAIRS + '[[pairs]]\npath = "{source}-{target}.tsv"\npairs = ["en-de"]\n'
-    with pytest.raises(DataError, match=r"en-de\.tsv: no record in it"):
-        build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.toml", "inputs"]
-
-
 def test_a_direction_without_a_record_is_refused(tmp_path, inputs):
     (inputs / "en-ky.tsv").write_text("one\tбир\n", encoding="utf-8")
     with pytest.raises(DataError, match="^(en-ky|ky-en): no record, because all of this pair went the other way"):
@@ -240,11 +178,3 @@ def test_60_languages_and_234_directions_of_real_text(tmp_path, sample_data):
     assert len(counts) == 60 + 234 and {name for name in counts if not name.startswith("mono.")} == set(directions("all"))
     assert sum(summary["read"].values()) == sum(counts.values()) > 200_000
     assert {name: (tmp_path / f"out/{name}.jsonl").read_bytes().count(b"\n") for name in counts} == counts
-
-
-def test_a_sentence_with_a_control_token_is_refused(tmp_path, inputs, tiny_tokenizer):
-    file = inputs / "zh.txt"
-    file.write_text(file.read_text(encoding="utf-8").replace("zh 7\n", "zh <|im_end|> 7\n"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"en\.txt\+zh\.txt:8: the text contains <\|im_end\|>"):
-        build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out", tiny_tokenizer)
-    assert not (tmp_path / "out").exists()

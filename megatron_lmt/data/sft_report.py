@@ -1,0 +1,110 @@
+"""What became of the pairs that the SFT builder read: counts of each direction, target repetition, dropped pairs."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from megatron_lmt.data.corpus_files import CorpusFolder
+from megatron_lmt.data.sft_config import SftInput
+
+DROPPED = "dropped.tsv"
+
+
+@dataclass
+class DirectionCounts:
+    """Instances of a direction: `before` downsampling and `after`; those after are `plain` or `pmp`.
+
+    `pmp_fallback` are the plain ones that were to have an auxiliary sentence and have none.
+    """
+
+    before: int = 0
+    after: int = 0
+    plain: int = 0
+    pmp: int = 0
+    pmp_fallback: int = 0
+
+
+@dataclass
+class Repetition:
+    """Of one target language: instances, and distinct targets among them, before and after downsampling."""
+
+    before: int = 0
+    after: int = 0
+    distinct_before: set[int] = field(default_factory=set)
+    distinct_after: set[int] = field(default_factory=set)
+
+    def as_dict(self) -> dict:
+        """Instances for each distinct target: 1 where every target answers one source."""
+        return {
+            "before": self.before / len(self.distinct_before),
+            "after": self.after / len(self.distinct_after) if self.after else 0.0,
+            "distinct_before": len(self.distinct_before),
+            "distinct_after": len(self.distinct_after),
+        }
+
+
+class SftReport:
+    """`directions`: direction → counts. `targets`: language → repetition. `dropped`: reason → pairs."""
+
+    def __init__(self):
+        self.directions: dict[str, DirectionCounts] = {}
+        self.targets: dict[str, Repetition] = {}
+        self.dropped: Counter[str] = Counter()
+        self._rows: list[tuple[str, str, str, str, str]] = []
+
+    def count(self, direction: str, target_text: str, is_kept: bool, wants_pmp: bool, has_auxiliary: bool) -> None:
+        counts = self.directions.setdefault(direction, DirectionCounts())
+        targets = self.targets.setdefault(direction.rpartition("-")[2], Repetition())
+        counts.before += 1
+        targets.before += 1
+        targets.distinct_before.add(hash(target_text))
+        if is_kept:
+            counts.after += 1
+            counts.pmp += wants_pmp and has_auxiliary
+            counts.plain += not (wants_pmp and has_auxiliary)
+            counts.pmp_fallback += wants_pmp and not has_auxiliary
+            targets.after += 1
+            targets.distinct_after.add(hash(target_text))
+
+    def drop(self, files: SftInput, line: int, reason: str, source_text: str, target_text: str) -> None:
+        self.dropped[reason] += 1
+        self._rows.append((f"{files.name}:{line}", files.direction, reason, source_text, target_text))
+
+    def as_dict(self) -> dict:
+        return {
+            "directions": {direction: asdict(counts) for direction, counts in self.directions.items()},
+            "target_repetition": {language: found.as_dict() for language, found in self.targets.items()},
+            "dropped": dict(self.dropped),
+        }
+
+    def write_dropped(self, corpus: CorpusFolder) -> None:
+        """Each pair that was not used, with its place and reason; no file where there is none."""
+        if self._rows:
+            with open(corpus.path(DROPPED), "w", encoding="utf-8", newline="") as file:
+                rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+                rows.writerow(("id", "pair", "reason", "source", "target"))
+                rows.writerows(self._rows)
+
+    def summary(self) -> list[str]:
+        """Lines of text for a person."""
+        counts = self.directions.values()
+        before, after, pmp, fallback = (
+            sum(getattr(count, name) for count in counts) for name in ("before", "after", "pmp", "pmp_fallback")
+        )
+        lines = [
+            f"{len(counts)} directions: {before:,} instances, {after:,} after downsampling",
+            f"{pmp:,} with an auxiliary sentence; {fallback:,} were to have one and have none",
+        ]
+        repetition = self.as_dict()["target_repetition"]
+        for language in ("en", "zh"):
+            if found := repetition.get(language):
+                lines.append(
+                    f"sources of one {language} sentence: {found['before']:.1f}, after downsampling {found['after']:.1f}"
+                )
+        lines += [f"{number:,} pairs dropped: {reason}" for reason, number in self.dropped.items()]
+        empty = [direction for direction, count in self.directions.items() if not count.after]
+        if empty:
+            lines.append(f"no file, because nothing is left: {' '.join(empty)}")
+        return lines

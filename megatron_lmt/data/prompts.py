@@ -49,6 +49,8 @@ END_OF_TURN = "<|im_end|>"
 CONTROL_TOKENS = ("<|im_start|>", END_OF_TURN, "<|endoftext|>")
 """Of Qwen3's chat format. In a rendered chat they are recognised, so a sentence must not contain one."""
 
+_PLACE_OF_PROMPT = "Place of the prompt:"
+
 
 def render_prompt(template: str, source: str, target: str, text: str, auxiliary: tuple[str, str] | None = None) -> str:
     """The prompt for one sentence.
@@ -93,7 +95,14 @@ class ChatTurn:
             raise ConfigError(f"{tokenizer_folder}: transformers finds no tokenizer in it ({reason})") from None
         if not self._tokenizer.chat_template:
             raise ConfigError(f"{tokenizer_folder}: this tokenizer has no chat template")
+        # rendering takes longer than all else in building a corpus, so it is done once
+        self._before, marker, self._after = self._rendered(_PLACE_OF_PROMPT).partition(_PLACE_OF_PROMPT)
+        if not marker:
+            raise ConfigError(f"{tokenizer_folder}: its chat template alters the text of a user's turn")
 
     def render(self, prompt: str) -> str:
+        return self._before + prompt + self._after
+
+    def _rendered(self, prompt: str) -> str:
         turn = [{"role": "user", "content": prompt}]
         return self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)

@@ -4,7 +4,7 @@ Strategic Downsampling (arXiv 2511.07003) keeps a small share of X→en and X→
 otherwise be repeated for every source language. What is kept, and what gets a prompt with an auxiliary sentence, is
 decided for each instance by a hash of (seed, corpus, line, direction): a smaller share is a part of a larger one.
 
-Cost: 15,000 instances a second; memory holds 8 bytes and a set's entry for each distinct target.
+Cost: about 30,000 instances a second; memory holds 8 bytes and a set's entry for each distinct target.
 
 Next on the path: `preprocess.py`, with the target as the only text to learn.
 """

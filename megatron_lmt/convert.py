@@ -19,7 +19,7 @@ from megatron_lmt.files import write_json_atomically
 from megatron_lmt.log import silence_engine_warnings
 from megatron_lmt.model.hf_io import SafetensorsFolder, copy_companions, write_tensors
 from megatron_lmt.model.hf_mapping import mappings, tensors_to_hf
-from megatron_lmt.model.shape import ModelShape, read_shape
+from megatron_lmt.model.shape import ARCHITECTURES, ModelShape, read_shape
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, find_checkpoint, read_run_state
 from megatron_lmt.runtime.device import open_device
 
@@ -118,7 +118,7 @@ def _open_whole_model(shape: ModelShape, dtype: torch.dtype):
 
 def _write_config(hf_files: Path, folder: Path, dtype: torch.dtype) -> None:
     config = json.loads((hf_files / "config.json").read_text(encoding="utf-8"))
-    config["architectures"] = ["Qwen3ForCausalLM"]
+    config["architectures"] = [ARCHITECTURES[config["model_type"]]]
     # transformers 5 writes `dtype`, earlier versions `torch_dtype`
     config["dtype" if "dtype" in config else "torch_dtype"] = _dtype_name(dtype)
     write_json_atomically(folder / "config.json", config)

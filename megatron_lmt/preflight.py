@@ -272,7 +272,7 @@ def describe(ready: ReadyRun) -> list[str]:
     samples = run.train_iters * run.train.global_batch_size
     start = ready.resume_from or run.model.pretrained_checkpoint or f"random weights, seed {run.seed}"
     return [
-        f"model: Qwen3, {shape.num_parameters:,} parameters, {shape.num_hidden_layers} layers, "
+        f"model: {shape.architecture}, {shape.num_parameters:,} parameters, {shape.num_hidden_layers} layers, "
         f"vocabulary {shape.vocab_size:,}; start from: {start}",
         f"training: {run.train_iters:,} iterations of {run.train.global_batch_size} samples of {run.data.seq_length} "
         f"positions; at most {samples * run.data.seq_length:,} tokens; warm-up {run.lr_warmup_iters} iterations",

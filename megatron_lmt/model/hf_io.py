@@ -60,7 +60,9 @@ class SafetensorsFolder:
         if shape.tie_word_embeddings:
             found.pop("lm_head.weight", None)  # a copy of the embedding that some exports write
         problems = [f"{folder}: tensor {name} is missing" for name in expected if name not in found]
-        problems += [f"{folder}: tensor {name} is not part of this Qwen3 model" for name in found if name not in expected]
+        problems += [
+            f"{folder}: tensor {name} is not part of this {shape.architecture}" for name in found if name not in expected
+        ]
         problems += [
             f"{folder}: tensor {name} has shape {found[name]}, but its config.json says {size}"
             for name, size in expected.items()

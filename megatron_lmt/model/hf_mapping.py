@@ -1,4 +1,4 @@
-"""One table between megatron-core's parameters and Hugging Face's tensors of Qwen3, read in both directions.
+"""One table between megatron-core's parameters and Hugging Face's tensors of Qwen3 and Llama, read in both directions.
 
 Megatron fuses query, key and value into one matrix, and gate and up into another, and splits matrices over
 tensor-parallel ranks by rows or by columns. `shard_from_hf` makes one rank's part of a parameter from just the slices of
@@ -56,6 +56,8 @@ LAYER = (
     ("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), Layout.COLUMNS),
 )
 
+QK_NORMS = ("self_attention.q_layernorm.weight", "self_attention.k_layernorm.weight")
+
 TORCH_LAYER_NAMES = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
     "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
@@ -68,6 +70,8 @@ def mappings(shape: ModelShape) -> Iterator[Mapping]:
     yield Mapping("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), Layout.VOCABULARY)
     for n in range(shape.num_hidden_layers):
         for megatron, hf, layout in LAYER:
+            if megatron in QK_NORMS and not shape.has_qk_norm:
+                continue
             yield Mapping(f"decoder.layers.{n}.{megatron}", tuple(f"model.layers.{n}.{name}" for name in hf), layout)
     yield Mapping("decoder.final_layernorm.weight", ("model.norm.weight",), Layout.WHOLE)
     if not shape.tie_word_embeddings:

@@ -1,4 +1,4 @@
-"""Qwen3 on megatron-core: configuration, layer specification and the model of one pipeline stage.
+"""Qwen3 and Llama 3 on megatron-core: configuration, layer specification and the model of one pipeline stage.
 
 On a GPU the layers are Transformer Engine's. On a CPU they are megatron-core's own, with two modules of ours where its
 own refuse to work: an RMSNorm for sequence parallelism and an attention for packed documents. Both give the parameters
@@ -40,7 +40,7 @@ def transformer_config(shape: ModelShape, parallel: ParallelSection, device: Dev
         kv_channels=shape.head_dim,
         normalization="RMSNorm",
         layernorm_epsilon=shape.rms_norm_eps,
-        qk_layernorm=True,
+        qk_layernorm=shape.has_qk_norm,
         gated_linear_unit=True,
         activation_func=F.silu,
         add_bias_linear=False,
@@ -109,12 +109,13 @@ class PackedAttention(MegatronModule):
 def layer_spec(config: TransformerConfig, device: Device) -> ModuleSpec | TransformerBlockSubmodules:
     """The modules of this pipeline stage's layers."""
     if device.is_gpu:
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=True)
-    spec = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+    spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
     layer = spec.submodules
     layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
     attention = layer.self_attention.submodules
-    attention.q_layernorm = attention.k_layernorm = RMSNorm
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     attention.core_attention = PackedAttention
     return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
 
@@ -166,6 +167,8 @@ def build_model(
         share_embeddings_and_output_weights=shape.tie_word_embeddings,
         position_embedding_type="rope",
         rotary_base=shape.rope_theta,
+        rope_scaling=shape.rope_scaling_factor is not None,
+        rope_scaling_factor=shape.rope_scaling_factor or 1.0,
     )
     mark_tensor_parallel(model, shape)
     return model.to(device.torch_device)

@@ -1,4 +1,4 @@
-"""The shape of a Qwen3 model, read from a Hugging Face config.json and checked field by field.
+"""The shape of a Qwen3 or Llama 3 model, read from a Hugging Face config.json and checked field by field.
 
 What the trainer cannot represent is an error that names the field, before anything starts.
 """
@@ -11,23 +11,32 @@ from pathlib import Path
 
 from megatron_lmt.errors import ConfigError
 
+ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+"""model_type → transformers' class. Llama has no norm on queries and keys, and may scale its rotary embedding."""
+
 MUST_BE = {
-    "model_type": ("qwen3", "qwen3"),
     "hidden_act": ("silu", "silu"),
     "attention_bias": (False, False),
+    "mlp_bias": (False, False),
     "attention_dropout": (0.0, 0.0),
     "use_sliding_window": (False, False),
-    "rope_scaling": (None, None),
 }
 """Field → (the one value that is supported, the value transformers assumes where the field is absent)."""
+
+LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""What megatron-core's scaled rotary embedding is built for: Llama 3.1, 3.2 and 3.3; only `factor` differs among them."""
 
 SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Hugging Face's names. `vocab_size` is the number of rows of the embedding, without any padding."""
+    """Hugging Face's names. `vocab_size` is the number of rows of the embedding, without any padding.
 
+    `rope_scaling_factor` is the factor of Llama 3's scaled rotary embedding; None where it is not scaled.
+    """
+
+    model_type: str
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -38,8 +47,17 @@ class ModelShape:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
+    rope_scaling_factor: float | None
     tie_word_embeddings: bool
     initializer_range: float
+
+    @property
+    def architecture(self) -> str:
+        return ARCHITECTURES[self.model_type]
+
+    @property
+    def has_qk_norm(self) -> bool:
+        return self.model_type == "qwen3"
 
     @property
     def num_matmul_parameters(self) -> int:
@@ -50,7 +68,8 @@ class ModelShape:
 
     @property
     def num_parameters(self) -> int:
-        norms = self.num_hidden_layers * (2 * self.hidden_size + 2 * self.head_dim) + self.hidden_size
+        head_norms = 2 * self.head_dim if self.has_qk_norm else 0
+        norms = self.num_hidden_layers * (2 * self.hidden_size + head_norms) + self.hidden_size
         embedding = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
         return self.num_matmul_parameters + norms + embedding
 
@@ -69,7 +88,7 @@ def read_shape(path: Path) -> ModelShape:
     Args:
         path: the file, or the folder that holds it.
     Raises:
-        ConfigError: no such file, not Qwen3, or fields the trainer cannot represent (all of them are listed).
+        ConfigError: no such file, neither Qwen3 nor Llama, or fields the trainer cannot represent (all of them are listed).
     """
     file = config_file(path)
     try:
@@ -78,29 +97,57 @@ def read_shape(path: Path) -> ModelShape:
         raise ConfigError(f"{file}: no such file; model.hf_config names a config.json or the folder with it") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}: not JSON ({error})") from None
-    problems = [
-        f"{file}: {field} = {config.get(field, default)!r}, but only {supported!r} is supported"
-        for field, (supported, default) in MUST_BE.items()
-        if config.get(field, default) != supported
-    ]
-    problems += [f"{file}: {field} is missing" for field in SIZES if field not in config]
-    rope = config.get("rope_parameters") or {}  # transformers 5 writes these; before it was rope_theta and rope_scaling
-    if rope.get("rope_type", "default") != "default":
-        problems.append(f"{file}: rope_type = {rope['rope_type']!r}, but only 'default' is supported")
-    rope_theta = config.get("rope_theta", rope.get("rope_theta"))
-    if rope_theta is None:
-        problems.append(f"{file}: neither rope_theta nor rope_parameters.rope_theta is there")
+    problems = [f"{file}: {problem}" for problem in _unsupported(config)]
     if problems:
         raise ConfigError(problems)
+    rope = _rope(config)
+    # absent in a Llama's config.json it is hidden_size / heads; in a Qwen3's it is 128, as in transformers
+    head_dim = 128 if config["model_type"] == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
     return ModelShape(
+        model_type=config["model_type"],
         **{field: config[field] for field in SIZES},
-        head_dim=config.get("head_dim") or 128,  # transformers' default for Qwen3; never hidden_size / heads
+        head_dim=config.get("head_dim") or head_dim,
         max_position_embeddings=config.get("max_position_embeddings", 32768),
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=float(rope_theta),
+        rope_theta=float(rope["rope_theta"]),
+        rope_scaling_factor=float(rope["factor"]) if rope["rope_type"] == "llama3" else None,
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         initializer_range=config.get("initializer_range", 0.02),
     )
+
+
+def _rope(config: dict) -> dict:
+    """The rotary embedding's settings: `rope_parameters` in transformers 5, before it rope_theta and rope_scaling."""
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
+    return {"rope_type": settings.get("type", "default"), **theta, **settings}
+
+
+def _unsupported(config: dict) -> list[str]:
+    """What the trainer cannot represent, as messages."""
+    model_type, rope = config.get("model_type"), _rope(config)
+    problems = []
+    if model_type not in ARCHITECTURES:
+        problems.append(f"model_type = {model_type!r}, but only {' and '.join(map(repr, ARCHITECTURES))} are supported")
+    problems += [
+        f"{field} = {config.get(field, default)!r}, but only {supported!r} is supported"
+        for field, (supported, default) in MUST_BE.items()
+        if config.get(field, default) != supported
+    ]
+    problems += [f"{field} is missing" for field in SIZES if field not in config]
+    if "rope_theta" not in rope:
+        problems.append("neither rope_theta nor rope_parameters.rope_theta is there")
+    if rope["rope_type"] not in ("default", "llama3"):
+        problems.append(f"rope_type = {rope['rope_type']!r}, but only 'default' and 'llama3' are supported")
+    elif rope["rope_type"] == "llama3":
+        problems += [
+            f"rope scaling: {field} = {rope.get(field)!r}, but only {supported} is supported"
+            for field, supported in LLAMA3_ROPE.items()
+            if rope.get(field) != supported
+        ]
+        if "factor" not in rope:
+            problems.append("rope scaling: factor is missing")
+    return problems
 
 
 def check_parallel(shape: ModelShape, tensor: int, pipeline: int) -> list[str]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
@@ -30,6 +30,35 @@ def test_tensors_and_parameters_are_those_of_transformers(tmp_path, tied):
     shape = shape_of(tmp_path, config)
     assert hf_tensor_shapes(shape) == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def llama(**changes):
+    tiny = {key: value for key, value in TINY_MODEL.items() if key != "head_dim"}
+    return {**tiny, "model_type": "llama", "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE, **changes}
+
+
+def test_llama_has_no_norms_on_queries_and_keys_and_scales_its_rotary_embedding(tmp_path):
+    config = LlamaConfig(**llama(), attention_bias=False)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    for written in (llama(), json.loads(config.to_json_string())):  # as before transformers 5, and as since
+        shape = shape_of(tmp_path, written)
+        assert (shape.head_dim, shape.rope_theta, shape.rope_scaling_factor) == (8, 500000.0, 32.0)
+        assert hf_tensor_shapes(shape) == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_rope_scaling_other_than_llama3_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'yarn', but only"):
+        shape_of(tmp_path, llama(rope_scaling={"type": "yarn", "factor": 4.0}))
+    with pytest.raises(ConfigError, match="original_max_position_embeddings = 4096, but only 8192"):
+        shape_of(tmp_path, llama(rope_scaling={**LLAMA3_ROPE, "original_max_position_embeddings": 4096}))
 
 
 def test_both_ways_of_writing_rope_theta_are_read(tmp_path):

@@ -130,6 +130,22 @@ def tiny_tokens(tmp_path_factory, quickstart_tokenizer) -> Path:
     return folder / "tokens"
 
 
+@pytest.fixture(scope="session")
+def tiny_exported(tmp_path_factory, quickstart_tokenizer) -> Path:
+    """A random Qwen3 with a tokenizer, as it is exported."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(3)
+    qwen3 = Qwen3ForCausalLM(Qwen3Config(**{**TINY_MODEL, "max_position_embeddings": 512}))
+    tokenizer = AutoTokenizer.from_pretrained(quickstart_tokenizer)
+    qwen3.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    qwen3.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny_run(tmp_path, quickstart_tokenizer, tiny_tokens) -> Path:
     """A run file in a folder of its own, with all that it names."""

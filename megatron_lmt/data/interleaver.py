@@ -20,38 +20,60 @@ class Interleaver:
     Args:
         groups: the group of each source; those of a group stand together.
         weights: the share of each source; they sum to 1. A source of weight 0 is never drawn.
+        drawn: int64 [sources], samples drawn before, for going on; none at the beginning.
     """
 
-    def __init__(self, groups: list[str], weights: list[float]):
-        self.weights = np.array(weights, dtype=np.float64)
-        self.drawn = np.zeros(len(weights), dtype=np.int64)
-        self._starts = np.array([groups.index(group) for group in dict.fromkeys(groups)])
-        self._stops = np.append(self._starts[1:], len(weights))
-        self._group_weights = np.add.reduceat(self.weights, self._starts)
+    def __init__(self, groups: list[str], weights: list[float], drawn: np.ndarray | None = None):
+        self.drawn = np.zeros(len(weights), dtype=np.int64) if drawn is None else drawn.copy()
+        self._turn = int(self.drawn.sum())
+        starts = np.array([groups.index(group) for group in dict.fromkeys(groups)])
+        self._starts, self._stops = starts, np.append(starts[1:], len(weights))
+        self._group_of = np.searchsorted(starts, np.arange(len(weights)), side="right") - 1
+        self._sources = _Shares(np.array(weights, dtype=np.float64), self.drawn)
+        self._groups = _Shares(np.add.reduceat(weights, starts), np.add.reduceat(self.drawn, starts))
 
     def next_source(self) -> int:
-        turn = self.drawn.sum() + 1
-        deadlines = _deadlines(self.weights, self.drawn, turn)
-        source = int(deadlines.argmin()) if _none_to_spare(deadlines) else self._next_of_groups(deadlines, turn)
-        self.drawn[source] += 1
+        self._turn += 1
+        deadlines = self._sources.deadlines_at(self._turn)
+        source = int(deadlines.argmin()) if self._none_to_spare(deadlines) else self._next_of_groups(deadlines)
+        self._sources.draw(source)
+        self._groups.draw(self._group_of[source])
         return source
 
-    def _next_of_groups(self, deadlines: np.ndarray, turn: int) -> int:
-        group_deadlines = _deadlines(self._group_weights, np.add.reduceat(self.drawn, self._starts), turn)
+    def _none_to_spare(self, deadlines: np.ndarray) -> bool:
+        """Whether for some n, n deadlines end within the next n turns."""
+        due = deadlines[deadlines < self._turn + len(deadlines)]
+        due.sort()
+        return bool((due < np.arange(self._turn + 1, self._turn + 1 + len(due))).any())
+
+    def _next_of_groups(self, deadlines: np.ndarray) -> int:
+        group_deadlines = self._groups.deadlines_at(self._turn)
         nearest = np.minimum(group_deadlines, np.minimum.reduceat(deadlines, self._starts))
         # one of the groups is always behind, and a group that is behind has a source that is behind
-        group = int(np.where(np.isinf(group_deadlines), np.inf, nearest).argmin())
+        group = np.where(group_deadlines < np.inf, nearest, np.inf).argmin()
         start, stop = self._starts[group], self._stops[group]
         return int(start + deadlines[start:stop].argmin())
 
 
-def _deadlines(weights: np.ndarray, drawn: np.ndarray, turn: int) -> np.ndarray:
-    """Turns until each falls a whole sample behind its weight; infinite for those that are ahead of it."""
-    behind = weights * turn - drawn
-    return np.divide(1 - behind, weights, out=np.full(len(weights), np.inf), where=behind > 1e-9)
+class _Shares:
+    """Sources, or groups: the turns after which each is behind its weight, and at which it would be a whole sample behind.
 
+    Both change only for the one that is drawn.
+    """
 
-def _none_to_spare(deadlines: np.ndarray) -> bool:
-    """Whether for some n, n deadlines end within the next n turns."""
-    due = np.sort(deadlines[np.isfinite(deadlines)])
-    return bool((np.floor(due) <= np.arange(len(due))).any())
+    ROUNDING = 1e-6  # turns; far above the error of 64-bit floats at a billion of them, far below anything that matters
+
+    def __init__(self, weights: np.ndarray, drawn: np.ndarray):
+        self.weights, self.drawn = weights, drawn
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._behind_after = np.where(weights > 0, drawn / weights, np.inf)
+            self._deadlines = np.where(weights > 0, (drawn + 1) / weights, np.inf)
+
+    def deadlines_at(self, turn: int) -> np.ndarray:
+        """float64 [n]; infinite for those that are not behind at this turn."""
+        return np.where(self._behind_after < turn - self.ROUNDING, self._deadlines, np.inf)
+
+    def draw(self, number: int) -> None:
+        self.drawn[number] += 1
+        self._behind_after[number] = self._deadlines[number]
+        self._deadlines[number] = (self.drawn[number] + 1) / self.weights[number]

@@ -54,9 +54,9 @@ class Mixture:
         self.fingerprint = "0" * 16
         self._begin_phase(0)
 
-    def _begin_phase(self, phase: int) -> None:
+    def _begin_phase(self, phase: int, drawn: np.ndarray | None = None) -> None:
         groups = [source.group for source in self.sources]
-        self.interleaver = Interleaver(groups, self.plan.phases[phase].weights)
+        self.interleaver = Interleaver(groups, self.plan.phases[phase].weights, drawn)
 
     @property
     def drawn(self) -> np.ndarray:
@@ -109,8 +109,7 @@ class Mixture:
                 self.consumed_documents[i] = cursor["consumed_documents"]
                 self.consumed_tokens[i] = cursor["consumed_tokens"]
         self.drawn_before = drawn[:, :-1]
-        self._begin_phase(phases - 1)
-        self.interleaver.drawn[:] = drawn[:, -1]
+        self._begin_phase(phases - 1, drawn[:, -1])
 
     def ledger(self, state: dict) -> list[dict]:
         """What was consumed up to `state` (of `state_dict`), a row for each source.

@@ -198,6 +198,22 @@ class CheckpointSection(Section):
     """Iterations between two checkpoints; there is always one at the end."""
     keep_last: PositiveInt | None = None
     """Keep this many newest checkpoints and delete older ones. Absent: keep all."""
+    save_retain_interval: PositiveInt | None = None
+    """With keep_last: checkpoints of iterations that are multiples of this are never deleted."""
+    async_save: bool | None = None
+    """Write in the background of training. Absent: on GPU only."""
+
+    @model_validator(mode="after")
+    def _what_is_retained_is_saved(self):
+        if self.save_retain_interval is not None:
+            if self.keep_last is None:
+                raise ValueError("save_retain_interval is for runs with keep_last: without it nothing is deleted")
+            if self.save_retain_interval % self.save_interval:
+                raise ValueError(
+                    f"save_retain_interval = {self.save_retain_interval} is not a multiple of save_interval = "
+                    f"{self.save_interval}: there would be nothing to retain at most of its multiples"
+                )
+        return self
 
 
 class LoggingSection(Section):

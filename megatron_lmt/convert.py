@@ -40,7 +40,7 @@ def import_from_hf(source: Path, target: Path) -> None:
     model = _open_whole_model(shape, dtype)
 
     from megatron_lmt.model.weights import set_weights
-    from megatron_lmt.runtime.checkpoint import save_checkpoint
+    from megatron_lmt.runtime.checkpoint_saver import save_checkpoint
     from megatron_lmt.runtime.parallel import close_process_groups
 
     set_weights(model, shape, tensors)
@@ -108,7 +108,7 @@ def _open_whole_model(shape: ModelShape, dtype: torch.dtype):
     device = open_device()
 
     from megatron_lmt.model.qwen3 import build_model
-    from megatron_lmt.runtime.checkpoint import prepare_saving
+    from megatron_lmt.runtime.checkpoint_saver import prepare_saving
     from megatron_lmt.runtime.parallel import open_process_groups
 
     prepare_saving()

@@ -27,11 +27,21 @@ from megatron_lmt.model.weights import set_weights
 from megatron_lmt.plots import draw_run
 from megatron_lmt.preflight import DONE, RESOLVED, ReadyRun, describe, resolved
 from megatron_lmt.runtime import parallel
-from megatron_lmt.runtime.checkpoint import delete_all_but_newest, load_checkpoint, prepare_saving, save_checkpoint
-from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, iteration_folder, read_run_state
+from megatron_lmt.runtime.checkpoint import load_checkpoint
+from megatron_lmt.runtime.checkpoint_folder import (
+    HF_FOLDER,
+    iteration_folder,
+    iteration_of,
+    read_run_state,
+    remove_unfinished,
+    without_marker,
+)
+from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
+from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, prepare_saving
 from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.metrics import MetricsLog, console_line, training_flops
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
+from megatron_lmt.runtime.retention import delete_superfluous
 from megatron_lmt.runtime.signals import StopRequest
 from megatron_lmt.step import Trainee
 from megatron_lmt.validate import validation_losses
@@ -59,6 +69,7 @@ def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
 def _open_output(ready: ReadyRun, run_file: Path) -> None:
     """Write what identifies the run. resolved.json comes first: it makes the folder this run's."""
     run = ready.run
+    remove_unfinished(run.output_dir / "checkpoints")
     hf_files = run.output_dir / HF_FOLDER
     hf_files.mkdir(parents=True, exist_ok=True)
     write_json_atomically(run.output_dir / RESOLVED, resolved(ready))
@@ -87,7 +98,11 @@ class _Loop:
             data_parallel_rank=parallel.data_parallel_rank(),
             data_parallel_size=parallel.data_parallel_size(),
         )
+        in_background = self.run_config.checkpoint.async_save
+        self.saver = CheckpointSaver(device.is_gpu if in_background is None else in_background)
         self.first_iteration = 1
+        for folder in without_marker(self.run_config.output_dir / "checkpoints"):
+            log.info(f"{folder} is not used: it has no {COMMIT_MARKER}, so it is not a whole checkpoint")
         if ready.resume_from:
             self._resume(ready.resume_from)
         self.data_state = self.mixture.state_dict()
@@ -113,8 +128,10 @@ class _Loop:
             self._report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
             if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
                 self._validate(iteration)
+            self._commit_save(wait=False)
             if iteration % run.checkpoint.save_interval == 0 or iteration == last or stopping:
                 self._save(iteration)
+                self._commit_save(wait=iteration == last or stopping)
             if stopping and iteration < last:
                 self.log.info(f"stopped by a signal after iteration {iteration}; the same command goes on from here")
                 break
@@ -154,6 +171,8 @@ class _Loop:
         }, stopping
 
     def _report(self, record: dict, seconds_per_iteration: float) -> None:
+        if stall := self.saver.take_stall_seconds():
+            record["checkpoint_stall_seconds"] = stall  # between the step before and this one
         if self.metrics:
             self.metrics.step(record)
         iteration, last = record["iteration"], self.run_config.train_iters
@@ -172,8 +191,8 @@ class _Loop:
             self.metrics.validation({"iteration": iteration, **record})
 
     def _save(self, iteration: int) -> None:
-        began = time.perf_counter()
         run = self.run_config
+        self._commit_save(wait=True)
         run_state = {
             "iteration": iteration,
             "identity": self.ready.identity,
@@ -181,15 +200,20 @@ class _Loop:
             "dtype": str(self.trainee.bare_model.config.params_dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("megatron_lmt", "megatron-core", "torch")},
         }
-        checkpoints = run.output_dir / "checkpoints"
-        folder = checkpoints / iteration_folder(iteration)
+        folder = run.output_dir / "checkpoints" / iteration_folder(iteration)
         hf_files = run.output_dir / HF_FOLDER
-        save_checkpoint(folder, self.trainee.bare_model, self.trainee.optimizer, run_state, hf_files)
+        self.saver.start(folder, self.trainee.bare_model, self.trainee.optimizer, run_state, hf_files)
+
+    def _commit_save(self, wait: bool) -> None:
+        """Commit the checkpoint that is being written, if there is one and it is ready or shall be waited for."""
+        saved = self.saver.finish(wait)
+        if not saved:
+            return
+        run, folder = self.run_config, saved.folder
         if dist.get_rank() == 0:
-            write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration}\n")
-            if run.checkpoint.keep_last:
-                delete_all_but_newest(checkpoints, run.checkpoint.keep_last)
-        self.log.info(f"saved {folder} in {time.perf_counter() - began:.1f} s")
+            write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration_of(folder)}\n")
+            delete_superfluous(folder.parent, run.checkpoint)
+        self.log.info(f"saved {folder} in {saved.seconds:.1f} s; training stood still for {saved.stall_seconds:.1f} s of it")
 
     def _finish(self) -> None:
         if dist.get_rank() != 0:

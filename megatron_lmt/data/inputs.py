@@ -13,10 +13,10 @@ from typing import TypeVar
 from megatron_lmt.data.compression import FORMATS
 from megatron_lmt.data.tables import is_dataset_folder
 from megatron_lmt.errors import ConfigError
+from megatron_lmt.files import file_sha256
 
 CORPUS_REPORT = "corpus.json"  # what tools/build_corpus.py writes beside its jsonl files: no input, in any folder
 Result = TypeVar("Result")
-BLOCK = 4 << 20
 KINDS = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".parquet": "rows"}
 KNOWN = "jsonl, json (a record a line) or txt (a document a line), also .gz or .zst; parquet; folders saved by datasets"
 
@@ -104,15 +104,10 @@ def bytes_of(path: Path) -> int:
 
 def sha256_of(path: Path) -> str:
     """Of a folder: of the lines "<sha256>  <name>" of its files, as `sha256sum` prints them."""
-    digest = hashlib.sha256()
     if path.is_dir():
-        for file in files_of(path):
-            digest.update(f"{sha256_of(file)}  {file.relative_to(path)}\n".encode())
-        return digest.hexdigest()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        lines = (f"{file_sha256(file)}  {file.relative_to(path)}\n" for file in files_of(path))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return file_sha256(path)
 
 
 def describe(inputs: list[Path]) -> list[dict]:

@@ -1,22 +1,30 @@
 """Finding and checking checkpoint folders with the file system alone: no torch, no process group.
 
-`checkpoint.py` writes and loads them.
+`checkpoint.py` writes and loads them, `checkpoint_manifest.py` knows their files.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import uuid
 from pathlib import Path
 
 from megatron_lmt.errors import CheckpointError
+from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_problems
 
-COMMIT_MARKER = "COMMITTED.json"
 RUN_STATE = "run_state.json"
 HF_FOLDER = "huggingface"
+UNFINISHED = ".unfinished-"
+"""Prefix of a folder that is being written or deleted. One that stays behind after a kill is of no use."""
 
 
 def iteration_folder(iteration: int) -> str:
     return f"iter_{iteration:07d}"
+
+
+def iteration_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("iter_"))
 
 
 def committed(checkpoints: Path) -> list[Path]:
@@ -24,11 +32,16 @@ def committed(checkpoints: Path) -> list[Path]:
     return sorted(marker.parent for marker in checkpoints.glob(f"iter_*/{COMMIT_MARKER}"))
 
 
+def without_marker(checkpoints: Path) -> list[Path]:
+    """Folders that are called as checkpoints are and are none: somebody removed the marker, or copied a part."""
+    return sorted(folder for folder in checkpoints.glob("iter_*") if not (folder / COMMIT_MARKER).is_file())
+
+
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that `path` means: itself, or the newest in a run directory or its `checkpoints`.
 
     Raises:
-        CheckpointError: there is no complete checkpoint, or files of it have another size than when it was written.
+        CheckpointError: there is no complete checkpoint, or it was damaged, as far as can be seen quickly.
     """
     if (path / COMMIT_MARKER).is_file():
         folder = path
@@ -37,19 +50,41 @@ def find_checkpoint(path: Path) -> Path:
         if not complete:
             raise CheckpointError(f"{path}: no complete checkpoint here (a complete one holds {COMMIT_MARKER})")
         folder = complete[-1]
-    sizes = json.loads((folder / COMMIT_MARKER).read_text(encoding="utf-8"))["bytes"]
-    problems = []
-    for name, size in sizes.items():
-        file = folder / name
-        if not file.is_file():
-            problems.append(f"{file}: missing; the checkpoint was complete when it was written, so it was damaged since")
-        elif file.stat().st_size != size:
-            problems.append(f"{file}: {file.stat().st_size} bytes instead of {size}; the checkpoint was damaged")
-    if problems:
-        raise CheckpointError(problems)
+    refuse_if(quick_problems(folder), folder)
     return folder
+
+
+def refuse_if(problems: list[str], folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: with the problems, if there are any, and the checkpoint before this one as the way out.
+    """
+    if problems:
+        raise CheckpointError([*problems, _way_out(folder)])
+
+
+def _way_out(folder: Path) -> str:
+    older = [other for other in committed(folder.parent) if other < folder]
+    usable = next((other for other in reversed(older) if not quick_problems(other)), None)
+    aside = folder.with_name(f"damaged_{folder.name}")
+    if usable:
+        return f"the checkpoint before it, {usable}, is complete; to go on from there: mv {folder} {aside}"
+    return f"there is no other complete checkpoint beside {folder}; copy it again from where it is whole"
 
 
 def read_run_state(folder: Path) -> dict:
     """Iteration, model shape, resolved run, data cursors and versions of a checkpoint."""
     return json.loads((folder / RUN_STATE).read_text(encoding="utf-8"))
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so that no half of one looks complete."""
+    doomed = folder.with_name(f"{UNFINISHED}{folder.name}-{uuid.uuid4().hex[:8]}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_unfinished(checkpoints: Path) -> None:
+    """Delete what killed saves and deletions left behind."""
+    for folder in checkpoints.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)

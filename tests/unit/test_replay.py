@@ -13,6 +13,7 @@ from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.files import write_json_atomically
 from megatron_lmt.preflight import check_run, resolved
 from megatron_lmt.replay import replay_step, step_of_sample
+from megatron_lmt.runtime.checkpoint_manifest import commit
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def leave_checkpoint(ready, iteration, state):
     folder.mkdir(parents=True)
     write_json_atomically(ready.run.output_dir / "resolved.json", resolved(ready))
     write_json_atomically(folder / "run_state.json", {"iteration": iteration, "data": state})
-    write_json_atomically(folder / "COMMITTED.json", {"bytes": {}})
+    commit(folder, {})
 
 
 def leave_metrics(ready, states):

@@ -10,6 +10,7 @@ from megatron_lmt.errors import UserError
 from megatron_lmt.files import write_json_atomically
 from megatron_lmt.preflight import check_run, resolved
 from megatron_lmt.run_ledger import plan_against_ledger
+from megatron_lmt.runtime.checkpoint_manifest import commit
 
 
 def leave_run(run_file, iteration, *overrides):
@@ -22,7 +23,7 @@ def leave_run(run_file, iteration, *overrides):
     folder.mkdir(parents=True)
     write_json_atomically(ready.run.output_dir / "resolved.json", resolved(ready))
     write_json_atomically(folder / "run_state.json", {"iteration": iteration, "data": mixture.state_dict()})
-    write_json_atomically(folder / "COMMITTED.json", {"bytes": {}})
+    commit(folder, {})
     return ready.run.output_dir, mixture
 
 

@@ -1,0 +1,109 @@
+"""A checkpoint that was damaged in any of its files is refused by name, and the one before it is offered."""
+
+import random
+import shutil
+
+import pytest
+
+from megatron_lmt.errors import CheckpointError
+from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, refuse_if
+from megatron_lmt.runtime.checkpoint_manifest import hash_problems, read_manifest, tensor_files
+from tests.conftest import make_run
+from tests.end_to_end.processes import curve, metrics, run, train, training_command
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, quickstart_tokenizer, tiny_tokens):
+    """A run with two checkpoints that were written in the background by two processes."""
+    run_file = make_run(tmp_path_factory.mktemp("damage"), quickstart_tokenizer, tiny_tokens)
+    output = train(run_file, 2, "checkpoint.async_save=true")
+    assert output.count("training stood still for") == 2
+    # the stall of iteration 10's save, before step 11; none was going on before it
+    assert not any("checkpoint_stall_seconds" in step for step in metrics(run_file.parent / "run")[:10])
+    assert metrics(run_file.parent / "run")[10]["checkpoint_stall_seconds"] > 0
+    return run_file
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """The checkpoints of the run, to be damaged."""
+    shutil.copytree(saved.parent / "run" / "checkpoints", tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def cut_off(file, at):
+    file.write_bytes(file.read_bytes()[:at])
+
+
+def flip(file, at):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1 << at % 8
+    file.write_bytes(content)
+
+
+def refusal(checkpoints):
+    """What the next start says about the newest checkpoint: the quick look first, and then all processes the tensors."""
+    with pytest.raises(CheckpointError) as refused:
+        folder = find_checkpoint(checkpoints)
+        files = read_manifest(folder)
+        refuse_if(hash_problems(folder, files, tensor_files(files)), folder)
+    return refused.value.problems
+
+
+def files_of(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_every_file_at_any_byte(copied):
+    before, newest = committed(copied)
+    names, draw = files_of(newest), random.Random(5)
+    assert {".metadata", "common.pt", "metadata.json", "run_state.json", "COMMITTED.json"} < set(names)
+    assert sum(name.endswith(".distcp") for name in names) == 4
+    for name in names:
+        file, whole = newest / name, (newest / name).read_bytes()
+        places = [0, len(whole) // 2, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(5))]
+        for damage, at in ((damage, at) for damage in (cut_off, flip) for at in places):
+            damage(file, at)
+            first, *_, way_out = refusal(copied)
+            assert first.startswith(f"{file}: "), (damage, at)
+            assert way_out == (
+                f"the checkpoint before it, {before}, is complete; to go on from there: "
+                f"mv {newest} {copied}/damaged_iter_0000020"
+            )
+            file.write_bytes(whole)
+        if name != "COMMITTED.json":
+            file.unlink()
+            assert refusal(copied)[0].startswith(f"{file}: missing")
+            file.write_bytes(whole)
+    assert find_checkpoint(copied) == newest  # all was put back, and nothing else changed
+
+
+def test_what_is_offered_is_whole_itself(copied):
+    before, newest = committed(copied)
+    cut_off(newest / "common.pt", 10)
+    cut_off(before / ".metadata", 10)
+    assert refusal(copied)[-1].startswith("there is no other complete checkpoint beside ")
+
+
+def test_flipped_tensors_stop_the_next_start_and_its_advice_helps(saved):
+    run_dir = saved.parent / "run"
+    first_curve, newest = curve(run_dir), run_dir / "checkpoints" / "iter_0000020"
+    flip(newest / "__1_0.distcp", 5000)
+    (run_dir / "DONE").unlink()
+    output = run(training_command(saved, 1), code=2)
+    assert f"error: {newest}/__1_0.distcp: its sha256 is " in output
+    command = output.split("to go on from there: ")[1].splitlines()[0]
+    run(command.split())
+    output = train(saved, 2)
+    assert f"resumed from {run_dir}/checkpoints/iter_0000010" in output
+    assert curve(run_dir) == first_curve  # and the background writing had saved step 10 as it was at step 10
+
+
+def test_a_folder_that_lost_its_marker_is_named_and_not_used(saved):
+    run_dir = saved.parent / "run"
+    newest = run_dir / "checkpoints" / "iter_0000020"
+    (newest / "COMMITTED.json").unlink()
+    (run_dir / "DONE").unlink()
+    output = train(saved, 2)
+    assert f"{newest} is not used: it has no COMMITTED.json" in output
+    assert f"resumed from {run_dir}/checkpoints/iter_0000010" in output

@@ -22,10 +22,12 @@ from megatron.core.dist_checkpointing.serialization import get_default_load_shar
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
+from torch.distributed.checkpoint import CheckpointException
 
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.runtime.checkpoint_folder import refuse_if
 from megatron_lmt.runtime.checkpoint_manifest import hash_problems, read_manifest, tensor_files
+from megatron_lmt.runtime.plain_loading import without_executing_pickles
 
 OPTIMIZER_FORMAT = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -47,7 +49,11 @@ def load_checkpoint(folder: Path, model: GPTModel, optimizer: MegatronOptimizer 
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), group)
     wanted = sharded_state(model, optimizer, is_loading=True)
     # megatron-core calls keys "unexpected" that are wanted and not in the checkpoint
-    state, _, unexpected = dist_checkpointing.load(wanted, str(folder), strategy, strict="return_all")
+    try:
+        with without_executing_pickles():
+            state, _, unexpected = dist_checkpointing.load(wanted, str(folder), strategy, strict="return_all")
+    except CheckpointException as error:
+        raise CheckpointError(f"{folder} could not be loaded: {reasons(error)}") from None
     # Transformer Engine's norms own empty extra states that torch's layers never write
     missing = sorted(key for key in unexpected if not key.endswith("_extra_state"))
     if missing:
@@ -75,3 +81,9 @@ def sharded_state(model: GPTModel, optimizer: MegatronOptimizer | None, is_loadi
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state["model"], is_loading=is_loading, metadata=metadata)
     return state
+
+
+def reasons(error: CheckpointException) -> str:
+    """What went wrong on any process; torch's error is no Exception, and only the first process knows the reasons."""
+    found = {str(exception) for exception, _ in error.failures.values()}
+    return "; ".join(sorted(found)) or "the first process says why"

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.files import flush_to_disk, write_json_atomically
-from megatron_lmt.runtime.checkpoint import OPTIMIZER_FORMAT, sharded_state
+from megatron_lmt.runtime.checkpoint import OPTIMIZER_FORMAT, reasons, sharded_state
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, RUN_STATE, UNFINISHED, discard
 from megatron_lmt.runtime.checkpoint_manifest import commit, describe_file
 
@@ -123,12 +123,7 @@ class CheckpointSaver:
             self._calls.maybe_finalize_async_calls(blocking=wait)
         except CheckpointException as error:  # torch's, which is no Exception
             self._writing.give_up()
-            raise CheckpointError(f"{self._writing.folder} could not be written: {_reasons(error)}") from None
-
-
-def _reasons(error: CheckpointException) -> str:
-    reasons = {f"{exception}" for exception, _ in error.failures.values()}
-    return "; ".join(sorted(reasons)) or "see the message of the first process"
+            raise CheckpointError(f"{self._writing.folder} could not be written: {reasons(error)}") from None
 
 
 def save_checkpoint(

@@ -1,13 +1,19 @@
 """A checkpoint that was damaged in any of its files is refused by name, and the one before it is offered."""
 
+import dataclasses
+import io
+import os
+import pickle
 import random
+import re
 import shutil
 
 import pytest
+import torch
 
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, refuse_if
-from megatron_lmt.runtime.checkpoint_manifest import hash_problems, read_manifest, tensor_files
+from megatron_lmt.runtime.checkpoint_manifest import commit, hash_problems, read_manifest, tensor_files
 from tests.conftest import make_run
 from tests.end_to_end.processes import curve, metrics, run, train, training_command
 
@@ -107,3 +113,44 @@ def test_a_folder_that_lost_its_marker_is_named_and_not_used(saved):
     output = train(saved, 2)
     assert f"{newest} is not used: it has no COMMITTED.json" in output
     assert f"resumed from {run_dir}/checkpoints/iter_0000010" in output
+
+
+class Trap:
+    """Unpickling it runs a command."""
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.victim}",)
+
+
+def sealed(folder):
+    """With a manifest that fits what is there now, as somebody with bad intentions would make it."""
+    (folder / "COMMITTED.json").unlink()
+    commit(folder, {})
+
+
+@pytest.mark.parametrize("place", [".metadata", "object", "common.pt"])
+def test_a_checkpoint_cannot_make_its_reader_call_anything(saved, copied, tmp_path, place):
+    newest, victim = committed(copied)[-1], tmp_path / "victim"
+    if place == "object":
+        metadata = pickle.loads((newest / ".metadata").read_bytes())
+        index = next(index for index in metadata.storage_data if index.fqn.startswith("decoder.") and "extra" in index.fqn)
+        stored = metadata.storage_data[index]
+        trapped = io.BytesIO()
+        torch.save([Trap(victim)], trapped)
+        with open(newest / stored.relative_path, "ab") as file:
+            moved = dataclasses.replace(stored, offset=file.tell(), length=trapped.tell())
+            file.write(trapped.getvalue())
+        metadata.storage_data[index] = moved
+        (newest / ".metadata").write_bytes(pickle.dumps(metadata))
+    elif place == ".metadata":
+        (newest / ".metadata").write_bytes(pickle.dumps(Trap(victim)))
+    else:
+        torch.save({"state": Trap(victim)}, newest / "common.pt")
+    sealed(newest)
+    target = f"output_dir={tmp_path}/other"
+    output = run(training_command(saved, 1, target, f"model.pretrained_checkpoint={newest}"), code=2)
+    assert re.search(r"error: .*wants to call posix\.system", output), output
+    assert not victim.exists()

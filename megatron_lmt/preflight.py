@@ -19,6 +19,7 @@ from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.ledger import plan_table
 from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.stream import SAMPLER_VERSION
+from megatron_lmt.data.supervision import check_supervision, supervision_lines
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, Problems
@@ -69,6 +70,8 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
     plan, readers = _check_mixture(problems, run, tokenizer)
     validation = run.validation.sources if run.validation else {}
     validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
+    if tokenizer:
+        problems.of(check_supervision, {**readers, **validation_readers}, tokenizer, run.data.packing)
     problems.of(_check_processes, run, world_size)
     if shape:
         problems.found += check_parallel(shape, *_model_parallel(run))
@@ -270,6 +273,7 @@ def describe(ready: ReadyRun) -> list[str]:
     """The plan of the run, as lines for a person."""
     run, shape = ready.run, ready.shape
     samples = run.train_iters * run.train.global_batch_size
+    tokenizer = load_tokenizer(run.data.tokenizer_type, run.path(run.data.tokenizer_model))
     start = ready.resume_from or run.model.pretrained_checkpoint or f"random weights, seed {run.seed}"
     return [
         f"model: {shape.architecture}, {shape.num_parameters:,} parameters, {shape.num_hidden_layers} layers, "
@@ -279,4 +283,5 @@ def describe(ready: ReadyRun) -> list[str]:
         f"output: {run.output_dir}",
         "",
         *plan_table(ready.plan, ready.readers, samples),
+        *supervision_lines(ready.readers, tokenizer, run.data.seq_length),
     ]

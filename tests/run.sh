@@ -5,6 +5,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/setup_env.sh
 source "$here/../tools/setup_env.sh"
 export OMP_NUM_THREADS=1
+MEGATRON_LMT_COMET_PYTHON=${MEGATRON_LMT_COMET_PYTHON:-$(bash "$here/../tools/setup_comet.sh")}
+export MEGATRON_LMT_COMET_PYTHON
 cd "$repository"
 ruff check .
 ruff format --check .

@@ -6,19 +6,11 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=examples/steps.sh
 source "$here/../steps.sh"
-work=$(realpath -m "${1:-$repository/runs/quickstart}")
-mkdir -p "$work"
-cd "$work"
-cp "$here/config.json" "$work/"
-began=$SECONDS
+open_work "${1:-$repository/runs/quickstart}"
 
 preprocess() {
     python "$repository/tools/preprocess_data.py" --tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer \
         --workers 2 "$@"
-}
-train() { # run files name their inputs relative to the work directory; a run that was only stopped is not a finished step
-    torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$here/$1.toml" root="$work"
-    [[ -f $1/DONE ]]
 }
 
 step tokenizer tokenizer python "$repository/tools/train_tokenizer.py" \
@@ -35,5 +27,4 @@ step report report python "$here/report.py" --corpus "$here/corpus" --work . --o
 
 echo
 cat report/report.txt
-echo
-echo "the whole run took $((SECONDS - began)) s (steps done before are not counted); everything is in $work"
+close_work "everything is in $work"

@@ -17,29 +17,20 @@ MEGATRON_LMT_SAMPLE_DATA=$(realpath "$MEGATRON_LMT_SAMPLE_DATA")
 export MEGATRON_LMT_SAMPLE_DATA
 # shellcheck source=examples/steps.sh
 source "$here/../steps.sh"
-work=$(realpath -m "${1:-$repository/runs/sample60}")
-mkdir -p "$work"
-cd "$work"
-cp "$here/config.json" "$work/"
-began=$SECONDS
+open_work "${1:-$repository/runs/sample60}"
 
 tools=$repository/tools
-train() { # a run that was only stopped is not a finished step
-    torchrun --standalone --nproc-per-node 2 -m megatron_lmt.train "$here/cpt.toml" root="$work"
-    [[ -f cpt/DONE ]]
-}
 
 step text text python "$tools/build_corpus.py" cpt --config "$here/corpus.toml" --output text
 step tokenizer tokenizer python "$tools/train_tokenizer.py" --input text/mono.*.jsonl text/en-*.jsonl text/zh-*.jsonl \
     --vocab-size 16384 --output tokenizer
 step tokens tokens python "$tools/preprocess_data.py" --input-dir text --output-dir tokens --append-eod --workers 2 \
     --tokenizer-type HuggingFaceTokenizer --tokenizer-model tokenizer
-step cpt - train
+step cpt - train cpt
 step export model python "$tools/checkpoint/convert.py" --loader mcore --saver hf --load-dir cpt --save-dir model
 step generate generated.txt python "$here/generate.py" --model model --output generated.txt
 
 echo
 cat generated.txt
-echo
-echo "the whole run took $((SECONDS - began)) s (steps done before are not counted); mixture.png, loss.png and the table of"
-echo "tokens per group (train.log, ledger.json) are in $work/cpt"
+close_work "mixture.png, loss.png and the table of
+tokens per group (train.log, ledger.json) are in $work/cpt"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,8 @@ from megatron_lmt.config import load_run
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.inputs import sources_in
 from megatron_lmt.data.loader import collate
-from megatron_lmt.data.mixture import Piece, Sample, pack_documents
+from megatron_lmt.data.mixture import Sample
+from megatron_lmt.data.packing import lengths_of, whole_documents
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.prompts import render_prompt
 from megatron_lmt.data.sft_corpus import build_sft_corpus
@@ -87,12 +89,17 @@ def gradients(trainee, batches):
     return loss, torch.cat([parameter.main_grad.flatten().clone() for parameter in trainee.bare_model.parameters()])
 
 
+def packed(reader):
+    documents = np.arange(reader.num_documents)
+    return whole_documents(documents, reader.document_lengths(documents) - 1, SEQ_LENGTH)
+
+
 def test_packed_and_unpacked_gradients_agree(folder, trainee):
     readers = [IndexedReader(folder / f"tokens/{direction}_text_document") for direction in DIRECTIONS]
-    samples = [Sample(number, pieces) for number in (0, 1) for pieces in pack_documents(readers[number], SEQ_LENGTH)[:3]]
+    samples = [Sample(number, pieces) for number in (0, 1) for pieces in packed(readers[number])[:3]]
     assert all(len(sample.pieces) > 1 for sample in samples)
-    alone = [Sample(sample.source, (piece,)) for sample in samples for piece in sample.pieces]
-    lengths = [piece.stop - piece.start for sample in alone for piece in sample.pieces]
+    alone = [Sample(sample.source, sample.pieces[i : i + 1]) for sample in samples for i in range(len(sample.pieces))]
+    lengths = [int(lengths_of(sample.pieces)[0]) for sample in alone]
     layouts = {
         "packed, a sample in each micro batch": [collate([sample], readers, SEQ_LENGTH) for sample in samples],
         "packed, two samples": [collate(samples[i : i + 2], readers, SEQ_LENGTH) for i in range(0, len(samples), 2)],
@@ -112,8 +119,7 @@ def test_packed_and_unpacked_gradients_agree(folder, trainee):
 def test_a_mean_of_means_would_be_noticed(folder, trainee):
     """The test above can fail: answers differ in length, so the mean over documents is another number."""
     reader = IndexedReader(folder / "tokens/zh-hi_text_document")
-    documents = [Piece(number, 0, len(reader.document(number)) - 1) for number in range(8)]
-    each = [collate([Sample(0, (piece,))], [reader], piece.stop) for piece in documents]
+    each = [collate([Sample(0, piece.reshape(1))], [reader], int(lengths_of(piece))) for piece in packed(reader)[0]]
     losses = [gradients(trainee, [batch])[0] for batch in each]
     assert abs(sum(losses) / len(losses) - gradients(trainee, each)[0]) > 1e-4
 

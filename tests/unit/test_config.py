@@ -4,6 +4,7 @@ import pytest
 
 from megatron_lmt.config import load_run
 from megatron_lmt.errors import ConfigError
+from megatron_lmt.languages import directions
 from tests.conftest import REPOSITORY
 
 RUN = """
@@ -100,3 +101,14 @@ def test_the_run_file_in_the_readme_is_one(tmp_path):
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     run = load(tmp_path, readme.split("```toml\n")[1].split("```")[0])
     assert run.data.mixture["en"].downsample == 0.05 and run.data.phases[0].start_iteration == 5000
+
+
+@pytest.mark.parametrize("size", ["0.6b", "1.7b", "4b", "8b"])
+def test_the_fine_tuning_of_each_size_has_lmts_hyper_parameters(size):
+    """arXiv 2511.07003 v2, table 5."""
+    run = load_run(REPOSITORY / f"examples/lmt60/qwen3_{size}_sft.toml")
+    optimizer = run.optimizer
+    assert (optimizer.lr, optimizer.adam_beta1, optimizer.adam_beta2, optimizer.weight_decay) == (2e-5, 0.9, 0.999, 0.01)
+    assert (optimizer.lr_decay_style, run.train_iters, run.lr_warmup_iters, run.data.seq_length) == ("cosine", 500, 5, 1024)
+    assert run.data.mixture["sft"].directions == directions("all") and run.data.packing == "documents"
+    assert run.train.global_batch_size % (run.train.micro_batch_size * 16) == 0  # on 16 GPUs

@@ -1,9 +1,9 @@
 """What of each source is learned: checked before the first step, and shown with three examples.
 
-Only sources with a loss mask are looked at, up to 200,000 documents of each. In rendered chats the answer, all of it with
+Only sources with a loss mask are looked at, the first 20,000 documents of each. In rendered chats the answer, all of it with
 its end of turn, must be learned and nothing else: not the prompt, nor an auxiliary sentence in it.
 
-Cost: one reading of the tokens that are looked at, about 1 GB a second.
+Cost: one reading of the tokens that are looked at, about 1 GB a second; a second or two for 294 sources of pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.errors import DataError
 
 START_OF_TURN = "<|im_start|>"
-MOST_DOCUMENTS = 200_000
+MOST_DOCUMENTS = 20_000
 LISTED = 20
 HOW_TO_TOKENISE = "tokenise again with --json-keys prompt target --loss-keys target"
 

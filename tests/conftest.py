@@ -11,7 +11,7 @@ import pytest
 
 from megatron_lmt.data.corpus import build_cpt_corpus
 from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.tokenising import Recipe
+from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]

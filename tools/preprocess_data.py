@@ -14,10 +14,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from megatron_lmt.data.engines import AUTO, ENGINES
 from megatron_lmt.data.inputs import expand, sources_in
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.quarantine import counted
-from megatron_lmt.data.tokenising import Recipe
+from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.errors import ConfigError, run_command
 
 
@@ -32,6 +33,12 @@ def main() -> None:
         "--tokenizer-model", type=Path, required=True, metavar="PATH", help="folder with tokenizer.json, or .model file"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="tokenising processes (default: 1)")
+    parser.add_argument(
+        "--tokenizer-engine",
+        choices=ENGINES,
+        default=AUTO,
+        help="auto (default): gigatoken if it is installed and gives equal ids; standard: the tokenizer's own library",
+    )
     parser.add_argument("--append-eod", action="store_true", help="end each document with the end-of-document token")
     parser.add_argument(
         "--json-keys",
@@ -48,6 +55,13 @@ def main() -> None:
         help="of --json-keys: those to learn; the others are context, and special tokens in the text are recognised",
     )
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longer documents are bad lines (default: no limit)")
+    parser.add_argument(
+        "--max-document-bytes",
+        type=int,
+        default=8_000_000,
+        metavar="N",
+        help="longer lines and texts are bad; memory grows with it, for each worker (default: 8000000)",
+    )
     parser.add_argument(
         "--on-bad-line",
         choices=("fail", "quarantine"),
@@ -68,10 +82,13 @@ def main() -> None:
         tuple(arguments.loss_keys),
         arguments.append_eod,
         arguments.max_tokens,
+        arguments.max_document_bytes,
     )
     max_bad_lines = arguments.max_bad_lines if arguments.on_bad_line == "quarantine" else 0
     began = time.perf_counter()
-    manifests = preprocess(recipe, _jobs(arguments), arguments.workers, max_bad_lines, arguments.resume)
+    manifests = preprocess(
+        recipe, _jobs(arguments), arguments.workers, max_bad_lines, arguments.resume, arguments.tokenizer_engine
+    )
     seconds = time.perf_counter() - began
     where = arguments.output_dir or f"{arguments.output_prefix}_text_document"
     print(f"{_summary(manifests, seconds)} → {where}")

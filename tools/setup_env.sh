@@ -17,7 +17,7 @@ make_environment() {
     "${PYTHON:-python3}" -m venv "$venv" &&
         "${install[@]}" "pip==26.2" &&
         "${install[@]}" "${TORCH_REQUIREMENT:-torch==2.13.0}" &&
-        "${install[@]}" --constraint "$repository/tools/constraints.txt" --editable "${repository}[clean,eval,test]" &&
+        "${install[@]}" --constraint "$repository/tools/constraints.txt" --editable "${repository}[clean,eval,fast,test]" &&
         echo "$requirements" >"$ready"
 }
 

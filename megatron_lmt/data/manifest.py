@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 
 import megatron_lmt
-from megatron_lmt.data.tokenising import Recipe
+from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.tokenizer import Tokenizer
 
 
@@ -29,6 +29,7 @@ def description(recipe: Recipe, tokenizer: Tokenizer) -> dict:
         "json_keys": list(recipe.json_keys),
         "loss_keys": list(recipe.loss_keys),
         "max_tokens": recipe.max_tokens,
+        "max_bytes": recipe.max_bytes,
         "versions": {
             "megatron_lmt": megatron_lmt.__version__,
             "tokenizers": version("tokenizers"),

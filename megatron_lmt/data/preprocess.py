@@ -17,21 +17,29 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from megatron_lmt.data.engines import AUTO, choose_engine, engine_version
 from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest, write_manifest
 from megatron_lmt.data.inputs import are_those, bytes_of, describe, in_background, input_problems, state
 from megatron_lmt.data.manifest import description, document_counts
 from megatron_lmt.data.progress import progress
 from megatron_lmt.data.quarantine import counted
+from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.resume import job_of, resume_problems, unasked_shards
 from megatron_lmt.data.shards import Shards, shards_folder
-from megatron_lmt.data.text_files import read_chunks
-from megatron_lmt.data.tokenising import Recipe, Tokenise, tokenising
+from megatron_lmt.data.text_files import CHUNK_BYTES, read_chunks
+from megatron_lmt.data.tokenising import Settings, first_texts, settings_of
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.data.workers import Work, working
 from megatron_lmt.errors import DataError, Problems
 
 
 def preprocess(
-    recipe: Recipe, jobs: dict[Path, list[Path]], workers: int = 1, max_bad_lines: int = 0, resume: bool = False
+    recipe: Recipe,
+    jobs: dict[Path, list[Path]],
+    workers: int = 1,
+    max_bad_lines: int = 0,
+    resume: bool = False,
+    engine: str = AUTO,
 ) -> list[dict]:
     """Tokenise text.
 
@@ -41,6 +49,7 @@ def preprocess(
             needs its `if __name__ == "__main__"`.
         max_bad_lines: how many bad lines of a prefix are set aside, in `<prefix>_text_document.rejected.jsonl.gz`.
         resume: keep prefixes that are finished, and go on in one that was interrupted.
+        engine: "auto", "standard" or "gigatoken"; see engines.py.
     Returns:
         the manifest of each prefix.
     Raises:
@@ -48,18 +57,22 @@ def preprocess(
             stay.
     """
     outputs = {Path(f"{prefix}_text_document"): inputs for prefix, inputs in jobs.items()}
-    tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
-    total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
-    with tokenising(recipe, tokenizer, workers) as tokenise, progress(total_bytes, "tokenising") as bar:
-        write = partial(_write, recipe, tokenizer, tokenise, max_bad_lines, bar)
-        manifests = []
-        for prefix, inputs in outputs.items():
-            try:
-                finished = manifest_path(prefix).exists()
-                manifests.append(_keep(bar, prefix, inputs) if finished else write(prefix, inputs))
-            except OSError as error:  # the disk is full, or not writable, or an input went away
-                raise DataError(f"{prefix}: stopped: {error}; mend that and start again with --resume") from error
-        return manifests
+    chunks = 1 + sum(bytes_of(path) for inputs in outputs.values() for path in inputs if path.exists()) // CHUNK_BYTES
+    with working(recipe, workers, engine, chunks) as work:
+        tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
+        texts = first_texts(recipe, list(outputs.values()))
+        settings = settings_of(recipe, tokenizer, choose_engine(engine, recipe, tokenizer, texts))
+        total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
+        with progress(total_bytes, "tokenising") as bar:
+            write = partial(_write, tokenizer, settings, work, max_bad_lines, bar)
+            manifests = []
+            for prefix, inputs in outputs.items():
+                try:
+                    finished = manifest_path(prefix).exists()
+                    manifests.append(_keep(bar, prefix, inputs) if finished else write(prefix, inputs))
+                except OSError as error:  # the disk is full, or not writable, or an input went away
+                    raise DataError(f"{prefix}: stopped: {error}; mend that and start again with --resume") from error
+            return manifests
 
 
 def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:
@@ -100,20 +113,23 @@ def _keep(bar: tqdm, prefix: Path, inputs: list[Path]) -> dict:
 
 
 def _write(
-    recipe: Recipe,
     tokenizer: Tokenizer,
-    tokenise: Tokenise,
+    settings: Settings,
+    work: Work,
     max_bad_lines: int,
     bar: tqdm,
     prefix: Path,
     inputs: list[Path],
 ) -> dict:
+    recipe = settings.recipe
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    job = job_of(inputs, description(recipe, tokenizer))
+    described = description(recipe, tokenizer)
+    job = job_of(inputs, described)
     hashed = in_background(describe, inputs)
     with Shards(prefix, job, tokenizer.vocab_size, recipe.modes, max_bad_lines) as shards:
         bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
-        for result in tokenise(read_chunks(inputs, list(recipe.json_keys), shards.position)):
+        chunks = read_chunks(inputs, list(recipe.json_keys), shards.position, recipe.max_bytes)
+        for result in work(settings, chunks):
             shards.add(result)
             bar.update(result.size)
         if not shards.documents:
@@ -124,7 +140,8 @@ def _write(
             raise DataError(f"{', '.join(map(str, inputs))}: changed while it was read; start again when it is complete")
         manifest = {
             **document_counts(shards.documents, shards.rejected),
-            **description(recipe, tokenizer),
+            **described,
+            "engine": engine_version(settings.engine, recipe.tokenizer_type),
             "inputs": hashed.result(),
             **shards.edges.most_frequent(),
             **shards.finish(),  # last: it gives the files their names

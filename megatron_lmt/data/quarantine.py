@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-from megatron_lmt.data.tokenising import Rejected
+from megatron_lmt.data.parsing import Rejected
 from megatron_lmt.errors import DataError
 
 

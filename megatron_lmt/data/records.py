@@ -23,7 +23,7 @@ class BadRecord(DataError):
     """One record that cannot be used.
 
     Args:
-        reason: a short code to count by: not_utf8, broken_json, wrong_type, missing_key, empty, lone_surrogate.
+        reason: a short code to count by: not_utf8, broken_json, wrong_type, missing_key, empty, lone_surrogate, too_long.
     """
 
     def __init__(self, reason: str, message: str):
@@ -83,8 +83,16 @@ def check_text(text: Any, what: str) -> None:
         raise BadRecord("wrong_type", f"{what} is {text!r:.80}, not a text")
     if not text.strip():
         raise BadRecord("empty", f"{what} is {text!r:.80}, not a text")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if not _is_valid_unicode(text):
         raise BadRecord("lone_surrogate", f"{what} contains a lone surrogate, which is not valid Unicode")
+
+
+def _is_valid_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_documents(path: Path) -> Iterator[tuple[int, str]]:

@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from megatron_lmt.errors import ConfigError, DataError
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -89,24 +91,18 @@ class HuggingFaceTokenizer(Tokenizer):
         from tokenizers import Tokenizer as FastTokenizer
 
         self._folder = folder
-        if folder.is_file():
-            raise DataError(f"tokenizer {folder}: a file; name the folder that holds tokenizer.json")
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise DataError(
-                f"tokenizer {folder}: no tokenizer.json in it; only fast tokenizers are read "
-                "(transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one)"
-            )
+        file = _definition_file(folder)
         try:
-            # padding and truncation belong to a call, not to the vocabulary; a saved setting would cut documents
-            definition = {**_read_json(file), "padding": None, "truncation": None}
-            self._fast = FastTokenizer.from_str(json.dumps(definition))
-        except DataError:
-            raise
+            self._fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exceptions
             raise DataError(f"{file}: not a tokenizer ({error}); copy or convert it again") from None
-        self._identity = hashlib.sha256(_canonical(definition).encode()).hexdigest()
-        self.vocab_size = max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
+        # padding and truncation belong to a call, not to the vocabulary; a saved setting would cut documents
+        self._fast.no_padding()
+        self._fast.no_truncation()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def eod(self) -> int:
@@ -140,10 +136,35 @@ class HuggingFaceTokenizer(Tokenizer):
     def identity(self) -> str:
         return f"HuggingFaceTokenizer:{self._identity}"
 
+    @cached_property
+    def _identity(self) -> str:
+        return hashlib.sha256(_canonical(read_definition(self._folder)).encode()).hexdigest()
+
+
+def _definition_file(folder: Path) -> Path:
+    if folder.is_file():
+        raise DataError(f"tokenizer {folder}: a file; name the folder that holds tokenizer.json")
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise DataError(
+            f"tokenizer {folder}: no tokenizer.json in it; only fast tokenizers are read "
+            "(transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one)"
+        )
+    return file
+
+
+def read_definition(folder: Path) -> dict:
+    """The content of tokenizer.json, without padding and truncation.
+
+    Raises:
+        DataError: it is not there, or not a JSON object.
+    """
+    return {**_read_json(_definition_file(folder)), "padding": None, "truncation": None}
+
 
 def _read_json(file: Path) -> dict:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = orjson.loads(file.read_bytes())
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):

@@ -1,0 +1,148 @@
+"""A faster engine is used only where its ids are those of the tokenizer's own library."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from megatron_lmt.data import engines
+from megatron_lmt.data.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, proof_texts, standard
+from megatron_lmt.data.indexed import bin_path, read_manifest
+from megatron_lmt.data.preprocess import preprocess
+from megatron_lmt.data.recipe import Recipe
+from megatron_lmt.data.tokenizer import load_tokenizer
+from megatron_lmt.errors import ConfigError, MissingExtraError
+from megatron_lmt.languages import languages
+
+needs_gigatoken = pytest.mark.skipif(engines.find_spec("gigatoken") is None, reason="gigatoken is not installed")
+
+
+@pytest.fixture(params=[(), ("text",)], ids=["text", "chat"])
+def recipe(request, tiny_tokenizer):
+    return Recipe("HuggingFaceTokenizer", tiny_tokenizer, loss_keys=request.param)
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    return load_tokenizer("HuggingFaceTokenizer", tiny_tokenizer)
+
+
+def sample_texts(sample_data) -> dict[str, list[str]]:
+    texts = {}
+    for code in languages():
+        with gzip.open(sample_data / f"mono/mono.{code}.jsonl.gz") as lines:
+            texts[code] = [json.loads(line)["text"] for line in islice(lines, 30)]
+    return texts
+
+
+def differing(recipe: Recipe, tokenizer, engine: str, texts: list[str]) -> int:
+    ids, lengths = open_engine(engine, recipe)(texts)
+    expected = tokenizer.encode_batch(texts, recipe.recognises_special)
+    found = np.split(ids, lengths.cumsum()[:-1])
+    return sum(one.tolist() != other for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("engine", [STANDARD, pytest.param(GIGATOKEN, marks=needs_gigatoken)])
+def test_ids_are_those_of_the_tokenizer(recipe, tokenizer, engine):
+    texts = proof_texts()
+    assert differing(recipe, tokenizer, engine, texts) == 0
+    ids, lengths = open_engine(engine, recipe)([])
+    assert len(ids) == len(lengths) == 0
+
+
+@pytest.mark.parametrize("engine", [STANDARD, pytest.param(GIGATOKEN, marks=needs_gigatoken)])
+def test_ids_are_those_of_auto_tokenizer_on_60_languages(tiny_tokenizer, sample_data, engine):
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(tiny_tokenizer)
+    encode = open_engine(engine, Recipe("HuggingFaceTokenizer", tiny_tokenizer))
+    texts = sample_texts(sample_data)
+    assert len(texts) == 60
+    for code, some in texts.items():
+        ids, lengths = encode(some)
+        expected = reference(some, add_special_tokens=False, split_special_tokens=True).input_ids
+        assert [part.tolist() for part in np.split(ids, lengths.cumsum()[:-1])] == expected, code
+
+
+def test_proof_texts_hold_every_script_and_space(sample_data):
+    letters = set("".join(proof_texts()))
+    assert set(engines.SPACES) <= letters
+    for code, texts in sample_texts(sample_data).items():
+        blocks = {ord(letter) >> 8 for letter in "".join(texts) if letter.isalpha()}
+        tried = {ord(letter) >> 8 for letter in letters}
+        assert blocks <= tried, code
+
+
+@needs_gigatoken
+def test_gigatoken_is_used_where_it_is_equal(recipe, tokenizer):
+    assert choose_engine(AUTO, recipe, tokenizer, ["Wasser"]) == GIGATOKEN
+    assert choose_engine(GIGATOKEN, recipe, tokenizer, ["Wasser"]) == GIGATOKEN
+    assert choose_engine(STANDARD, recipe, tokenizer, ["Wasser"]) == STANDARD
+
+
+@needs_gigatoken
+def test_gigatoken_is_left_where_one_id_of_the_inputs_differs(recipe, tokenizer, monkeypatch):
+    open_right = engines._open_gigatoken
+
+    def open_wrong(recipe):
+        encode = open_right(recipe)
+
+        def encode_wrongly(texts):
+            ids, lengths = encode(texts)
+            ids = ids.copy()
+            ids[-1] += 1
+            return ids, lengths
+
+        return encode_wrongly
+
+    monkeypatch.setattr(engines, "_open_gigatoken", open_wrong)
+    assert choose_engine(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
+    with pytest.raises(ConfigError, match="other ids than Hugging Face's library for 'Wasser'; leave it out"):
+        choose_engine(GIGATOKEN, recipe, tokenizer, ["Wasser"])
+
+
+@needs_gigatoken
+def test_gigatoken_is_left_where_it_cannot_open_the_tokenizer(tmp_path, tiny_tokenizer):
+    definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    definition["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|\P{L}"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer = load_tokenizer("HuggingFaceTokenizer", tmp_path)
+    assert choose_engine(AUTO, Recipe("HuggingFaceTokenizer", tmp_path), tokenizer, []) == STANDARD
+
+
+def test_without_gigatoken_the_own_library_is_used(recipe, tokenizer, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert choose_engine(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
+    with pytest.raises(MissingExtraError, match=r"--tokenizer-engine gigatoken needs the package 'gigatoken': .*\[fast\]"):
+        choose_engine(GIGATOKEN, recipe, tokenizer, ["Wasser"])
+
+
+@needs_gigatoken
+def test_it_is_not_for_sentencepiece(tokenizer, tmp_path):
+    recipe = Recipe("SentencePieceTokenizer", tmp_path)
+    assert choose_engine(AUTO, recipe, tokenizer, []) == STANDARD
+    with pytest.raises(ConfigError, match="not for SentencePieceTokenizer"):
+        choose_engine(GIGATOKEN, recipe, tokenizer, [])
+
+
+@needs_gigatoken
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_are_the_same_with_either(tmp_path, recipe, workers):
+    lines = [json.dumps({"text": text}) for text in proof_texts() if text.strip()]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n")
+    for engine in (STANDARD, GIGATOKEN):
+        preprocess(recipe, {tmp_path / engine: [tmp_path / "x.jsonl"]}, workers, engine=engine)
+    contents = [bin_path(tmp_path / f"{engine}_text_document").read_bytes() for engine in (STANDARD, GIGATOKEN)]
+    assert contents[0] == contents[1]
+    assert read_manifest(tmp_path / "gigatoken_text_document")["engine"].startswith("gigatoken ")
+    assert read_manifest(tmp_path / "standard_text_document")["engine"].startswith("tokenizers ")
+
+
+def test_the_own_library_gives_no_special_tokens_but_in_chats(tiny_tokenizer, tokenizer):
+    text = ["<|im_start|>user"]
+    special = tokenizer.token_to_id("<|im_start|>")
+    assert special not in standard(tokenizer, False)(text)[0] and special in standard(tokenizer, True)(text)[0]

@@ -69,12 +69,12 @@ def test_ids_are_those_of_auto_tokenizer_on_60_languages(tiny_tokenizer, sample_
 
 
 def test_proof_texts_hold_every_script_and_space(sample_data):
-    letters = set("".join(proof_texts()))
-    assert set(engines.SPACES) <= letters
+    proof = set("".join(proof_texts()))
+    assert set(engines.SPACES) <= proof
+    tried = {ord(letter) >> 8 for letter in proof}
     for code, texts in sample_texts(sample_data).items():
-        blocks = {ord(letter) >> 8 for letter in "".join(texts) if letter.isalpha()}
-        tried = {ord(letter) >> 8 for letter in letters}
-        assert blocks <= tried, code
+        letters = [letter for letter in "".join(texts) if letter.isalpha()]
+        assert sum(ord(letter) >> 8 in tried for letter in letters) > 0.999 * len(letters), code
 
 
 @needs_gigatoken

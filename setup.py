@@ -19,6 +19,7 @@ BASE = [
     "datasets",
     "sentencepiece",
     "pydantic>=2.7,<3",
+    "regex",
     "tqdm",
     "zstandard",
     "tensorboard",
@@ -29,7 +30,7 @@ BASE = [
 EXTRAS = {
     # transformer-engine's torch extension is compiled against the installed torch: pip install --no-build-isolation
     "gpu": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
-    "clean": ["py3langid>=0.4,<0.5"],
+    "clean": ["py3langid>=0.4,<0.5", "rensa>=0.5,<0.6"],
     "eval": ["sacrebleu[ja,ko]>=2.4,<3", "py3langid>=0.4,<0.5"],
     # an environment with these runs everything; beside transformers 5, COMET gets one of its own: tools/setup_comet.sh
     "comet": [line for line in (HERE / "tools/comet_requirements.txt").read_text().splitlines() if line[:1] != "#"],

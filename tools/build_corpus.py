@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+from megatron_lmt.data.cleaning import rejection_table
 from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.data.inputs import CORPUS_REPORT
 from megatron_lmt.data.sft_corpus import build_sft_corpus
 from megatron_lmt.errors import run_command
 
@@ -30,6 +33,13 @@ def main() -> None:
     else:
         report = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root)
         print("\n".join([*report.summary(), f"→ {arguments.output}"]))
+    _print_rejected(arguments.output)
+
+
+def _print_rejected(output: Path) -> None:
+    report = json.loads((output / CORPUS_REPORT).read_text(encoding="utf-8"))
+    if report["rejected"]:
+        print("\n".join(["rejected by [clean]:", *rejection_table(report), f"kept in {output}.rejected.jsonl.gz"]))
 
 
 if __name__ == "__main__":

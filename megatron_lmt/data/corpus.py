@@ -8,9 +8,11 @@ Next on the path: `preprocess.py` turns each file into tokens on disk.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from megatron_lmt.data.cleaning import Cleaner
 from megatron_lmt.data.corpus_files import (
     CorpusConfig,
     CorpusFolder,
@@ -60,23 +62,27 @@ def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None) -
     Returns:
         number of records of each file.
     Raises:
-        UserError: the config, missing inputs (all of them), the first bad line, or directions left without a record.
+        UserError: the config, missing inputs (all of them), the first bad line, or inputs or directions left without a
+            record (all of them).
     """
     config = validate(CptConfig, load_toml(config_file), str(config_file))
     folder = resolve_root(root or config.root, config_file)
-    texts, pairs = text_files(config.monolingual, folder), pair_files(config, folder)
+    texts, pairs = text_files(config.monolingual, config.clean, folder), pair_files(config, folder)
     check_inputs([*texts, *pairs])
     read: dict[str, int] = {}
-    with CorpusFolder(output) as corpus:
-        for source, line, *record in read_inputs([*texts, *pairs], read):
+    written: Counter[str] = Counter()
+    with CorpusFolder(output) as corpus, Cleaner([*texts, *pairs], folder, corpus) as cleaner:
+        for source, line, *record in cleaner.keep(read_inputs([*texts, *pairs], read)):
             if isinstance(source, PairFiles):
                 name, documents = _in_one_direction(source, line, record, config)
             else:
                 name, documents = f"mono.{source.language}", record
             for document in documents:
                 corpus.add(name, {"text": document, "id": f"{source.name}:{line}"})
+            written[source.name] += 1
+        cleaned = cleaner.finish(read, written)
         _check_both_directions(pairs, corpus.records)
-        corpus.finish({"config": config.model_dump(), "root": str(folder), "read": read})
+        corpus.finish({"config": config.model_dump(), "root": str(folder), "read": read, **cleaned})
         return corpus.records
 
 

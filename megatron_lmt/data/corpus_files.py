@@ -11,12 +11,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic import field_validator, model_validator
 
+from megatron_lmt.data.clean_config import CleanSection, DocumentOverride, PairOverride, for_source
 from megatron_lmt.data.inputs import CORPUS_REPORT
 from megatron_lmt.data.progress import progress
 from megatron_lmt.data.records import read_aligned, read_documents, read_pairs
@@ -31,6 +32,7 @@ class Monolingual(Section):
 
     path: str
     languages: list[str] | str
+    clean: DocumentOverride = DocumentOverride()
 
     @field_validator("languages")
     @classmethod
@@ -49,6 +51,7 @@ class Parallel(Section):
     path: str
     pairs: list[str] | str
     exclude: list[str] = []
+    clean: PairOverride = PairOverride()
 
     @model_validator(mode="after")
     def _check_pairs(self):
@@ -91,6 +94,7 @@ class CorpusConfig(Section):
     seed: int = 1234
     pairs: list[Pairs] = []
     aligned: list[Aligned] = []
+    clean: CleanSection = CleanSection()
 
 
 def _checked_languages(codes: list[str] | str) -> list[str]:
@@ -119,6 +123,11 @@ class TextFile:
     name: str
     path: Path
     language: str
+    clean: CleanSection = field(default=CleanSection(), kw_only=True)
+
+    @property
+    def languages(self) -> tuple[str]:
+        return (self.language,)
 
     @property
     def paths(self) -> list[Path]:
@@ -136,6 +145,11 @@ class PairFiles:
     paths: list[Path]
     source: str
     target: str
+    clean: CleanSection = field(default=CleanSection(), kw_only=True)
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        return self.source, self.target
 
     @property
     def direction(self) -> str:
@@ -150,9 +164,9 @@ class PairFiles:
                 yield number, source, target
 
 
-def text_files(sections: list[Monolingual], root: Path) -> list[TextFile]:
+def text_files(sections: list[Monolingual], clean: CleanSection, root: Path) -> list[TextFile]:
     return [
-        TextFile(name := section.path.format(language=code), root / name, code)
+        TextFile(name := section.path.format(language=code), root / name, code, clean=for_source(clean, section.clean))
         for section in sections
         for code in section.languages
     ]
@@ -162,13 +176,15 @@ def pair_files(config: CorpusConfig, root: Path) -> list[PairFiles]:
     """One for each pair of each section, in the order of the file."""
     found = []
     for section in config.pairs:
+        clean = for_source(config.clean, section.clean)
         for source, target in map(split_direction, section.names()):
             name = section.path.format(source=source, target=target)
-            found.append(PairFiles(name, [root / name], source, target))
+            found.append(PairFiles(name, [root / name], source, target, clean=clean))
     for section in config.aligned:
+        clean = for_source(config.clean, section.clean)
         for source, target in map(split_direction, section.names()):
             names = [section.path.format(language=code) for code in (source, target)]
-            found.append(PairFiles("+".join(names), [root / name for name in names], source, target))
+            found.append(PairFiles("+".join(names), [root / name for name in names], source, target, clean=clean))
     return found
 
 
@@ -224,6 +240,16 @@ class CorpusFolder:
         if self._unfinished.exists():
             shutil.rmtree(self._unfinished)
 
+    @property
+    def rejected_file(self) -> Path:
+        """Where rejected records are written; when all is finished it is `<output>.rejected.jsonl.gz`, beside the folder."""
+        return self._unfinished / "rejected.jsonl.gz"
+
+    def scratch_file(self, name: str) -> Path:
+        """For what must be on disk while the folder is written."""
+        (self._unfinished / "scratch").mkdir(exist_ok=True)
+        return self._unfinished / "scratch" / name
+
     def add(self, name: str, record: dict[str, str]) -> None:
         """Append a record to `<name>.jsonl`."""
         if name not in self._files:
@@ -244,6 +270,9 @@ class CorpusFolder:
         self._close_files()
         sizes = {name: self._path(name).stat().st_size for name in self.records}
         write_json_atomically(self._unfinished / CORPUS_REPORT, {**summary, "records": self.records, "bytes": sizes})
+        shutil.rmtree(self._unfinished / "scratch", ignore_errors=True)
+        if self.rejected_file.exists():  # not in the folder: all jsonl files there are inputs of the tokenizer
+            self.rejected_file.rename(self.output.with_name(self.output.name + ".rejected.jsonl.gz"))
         self._unfinished.rename(self.output)
 
     def path(self, name: str) -> Path:

@@ -114,7 +114,7 @@ def sft_inputs(config: SftConfig, root: Path) -> list[SftInput]:
         _with_auxiliary(files, section, config, root)
         for kind, sections in (("pairs", config.pairs), ("aligned", config.aligned))
         for section in sections
-        for files in pair_files(CorpusConfig(**{kind: [section]}), root)
+        for files in pair_files(CorpusConfig(**{kind: [section]}, clean=config.clean), root)
     ]
 
 
@@ -124,4 +124,6 @@ def _with_auxiliary(files: PairFiles, section: SftPairs | SftAligned, config: Sf
     if auxiliary and isinstance(section, SftAligned):
         candidate = root / section.path.format(language=auxiliary)
         path = candidate if candidate.is_file() else None
-    return SftInput(files.name, files.paths, files.source, files.target, section.multi_way, auxiliary, path)
+    return SftInput(
+        files.name, files.paths, files.source, files.target, section.multi_way, auxiliary, path, clean=files.clean
+    )

@@ -11,8 +11,10 @@ Next on the path: `preprocess.py`, with the target as the only text to learn.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+from megatron_lmt.data.cleaning import Cleaner
 from megatron_lmt.data.contamination import Contamination
 from megatron_lmt.data.corpus_files import CorpusFolder, chance, check_inputs, read_inputs, resolve_root
 from megatron_lmt.data.prompts import CONTROL_TOKENS, END_OF_TURN, ChatTurn, render_prompt
@@ -40,9 +42,10 @@ def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path | None = N
     contamination = Contamination(config.evaluation, folder, sources)
     check_inputs(sources)
     turn = ChatTurn(_tokenizer_folder(config, config_file, folder, tokenizer))
-    report, read = SftReport(), {}
-    with CorpusFolder(output) as corpus:
-        for files, line, source_text, target_text, auxiliary_text in read_inputs(sources, read):
+    report, read, kept = SftReport(), {}, Counter()
+    with CorpusFolder(output) as corpus, Cleaner(sources, folder, corpus) as cleaner:
+        for files, line, source_text, target_text, auxiliary_text in cleaner.keep(read_inputs(sources, read)):
+            kept[files.name] += 1
             reason = _control_token(source_text, target_text, auxiliary_text) or contamination.check(
                 files, source_text, target_text
             )
@@ -71,6 +74,7 @@ def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path | None = N
                 "config": config.model_dump(),
                 "root": str(folder),
                 "read": read,
+                **cleaner.finish(read, kept),
                 **report.as_dict(),
                 "overlap": contamination.overlap(),
             }

@@ -1,0 +1,71 @@
+"""Training text that contains sentences of evaluation sets."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+from megatron_lmt.data.clean_rules import Record, Rejection, letters
+from megatron_lmt.data.records import parse_record, read_lines
+from megatron_lmt.errors import DataError
+
+
+class EvaluationSentences:
+    """Sentences of evaluation sets, of any language, to be found inside longer texts.
+
+    They are compared in letters and digits. A sentence of fewer than `KEY` of them counts only where it is the whole text.
+
+    Args:
+        patterns: of files, relative to `root`.
+    Raises:
+        DataError: a pattern without a file (all of them), or a line that cannot be read.
+    """
+
+    KEY = 16
+
+    def __init__(self, patterns: list[str], root: Path):
+        files = {pattern: sorted(map(Path, glob.glob(str(root / pattern), recursive=True))) for pattern in patterns}
+        if missing := [
+            f"clean.evaluation.files: {root / pattern}: no such file" for pattern, found in files.items() if not found
+        ]:
+            raise DataError(missing)
+        self._whole: dict[str, str] = {}
+        self._by_key: dict[str, list[tuple[str, str]]] = {}
+        for path in dict.fromkeys(path for found in files.values() for path in found):
+            for line, sentence in _sentences(path):
+                self._add(letters(sentence), f"{path}:{line}")
+
+    def _add(self, sentence: str, where: str) -> None:
+        if len(sentence) >= self.KEY:
+            self._by_key.setdefault(sentence[: self.KEY], []).append((sentence, where))
+        elif sentence:
+            self._whole.setdefault(sentence, where)
+
+    def find(self, text: str) -> str | None:
+        """Where the first evaluation sentence of `text` is from: "file:line"."""
+        text = letters(text)
+        if text in self._whole:
+            return self._whole[text]
+        for start in range(len(text) - self.KEY + 1):
+            for sentence, where in self._by_key.get(text[start : start + self.KEY], ()):
+                if text.startswith(sentence, start):
+                    return where
+        return None
+
+    def check(self, record: Record) -> Rejection | None:
+        """evaluation_source and evaluation_target for pairs, evaluation for documents."""
+        names = ["evaluation"] if len(record.texts) == 1 else ["evaluation_source", "evaluation_target"]
+        for name, text in zip(names, record.texts, strict=True):
+            if where := self.find(text):
+                return Rejection(name, where)
+        return None
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in read_lines(path):
+        if ".jsonl" in path.suffixes:
+            yield number, parse_record(line, ["text"], f"{path}:{number}")[0]
+        else:
+            for sentence in line.split("\t") if ".tsv" in path.suffixes else [line]:
+                yield number, sentence

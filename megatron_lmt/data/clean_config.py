@@ -39,8 +39,16 @@ class LanguageRule(Section):
 class EvaluationRule(Section):
     """`[clean.evaluation]`: no text may contain a sentence of an evaluation set."""
 
-    files: list[str] = Field(min_length=1)
+    files: list[str] = []
     """Paths or patterns, relative to `root`: a sentence a line (tsv: in each column), or jsonl with the key `text`."""
+    known_test_sets: bool = True
+    """Those of known_test_sets.tsv too: there are fingerprints of them, so they are found as a whole text or line only."""
+
+    @model_validator(mode="after")
+    def _anything(self):
+        if not self.files and not self.known_test_sets:
+            raise ValueError("names nothing to look for: set files")
+        return self
 
 
 class DuplicateRule(Section):

@@ -54,7 +54,7 @@ class Cleaner:
             self._quality[source.name] = quality
             rules.append(quality.check)
         if rule := clean.evaluation:
-            rules.append(self._share(rule, lambda: EvaluationSentences(rule.files, self._root)).check)
+            rules.append(self._share(rule, lambda: EvaluationSentences(rule, self._root)).check)
         if rule := clean.duplicates:
             rules.append(duplicate(rule, self._share(rule, lambda: self._seen_hashes(rule.cache_mb))))
         if rule := clean.near_duplicates:

@@ -6,8 +6,10 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_lmt.data.clean_config import EvaluationRule
 from megatron_lmt.data.clean_rules import Record, Rejection, letters
 from megatron_lmt.data.records import parse_record, read_lines
+from megatron_lmt.data.test_sets import known_test_sets
 from megatron_lmt.errors import DataError
 
 
@@ -17,19 +19,20 @@ class EvaluationSentences:
     They are compared in letters and digits. A sentence of fewer than `KEY` of them counts only where it is the whole text.
 
     Args:
-        patterns: of files, relative to `root`.
+        rule: with patterns of files, relative to `root`.
     Raises:
         DataError: a pattern without a file (all of them), or a line that cannot be read.
     """
 
     KEY = 16
 
-    def __init__(self, patterns: list[str], root: Path):
-        files = {pattern: sorted(map(Path, glob.glob(str(root / pattern), recursive=True))) for pattern in patterns}
+    def __init__(self, rule: EvaluationRule, root: Path):
+        files = {pattern: sorted(map(Path, glob.glob(str(root / pattern), recursive=True))) for pattern in rule.files}
         if missing := [
             f"clean.evaluation.files: {root / pattern}: no such file" for pattern, found in files.items() if not found
         ]:
             raise DataError(missing)
+        self._known = known_test_sets() if rule.known_test_sets else []
         self._whole: dict[str, str] = {}
         self._by_key: dict[str, list[tuple[str, str]]] = {}
         for path in dict.fromkeys(path for found in files.values() for path in found):
@@ -42,8 +45,11 @@ class EvaluationSentences:
         elif sentence:
             self._whole.setdefault(sentence, where)
 
-    def find(self, text: str) -> str | None:
-        """Where the first evaluation sentence of `text` is from: "file:line"."""
+    def find(self, language: str, text: str) -> str | None:
+        """Where the first evaluation sentence of `text` is from: "file:line", or the name of a known test set."""
+        for test_set in self._known:
+            if any(test_set.has(language, line) for line in text.split("\n")):
+                return test_set.name
         text = letters(text)
         if text in self._whole:
             return self._whole[text]
@@ -56,8 +62,8 @@ class EvaluationSentences:
     def check(self, record: Record) -> Rejection | None:
         """evaluation_source and evaluation_target for pairs, evaluation for documents."""
         names = ["evaluation"] if len(record.texts) == 1 else ["evaluation_source", "evaluation_target"]
-        for name, text in zip(names, record.texts, strict=True):
-            if where := self.find(text):
+        for name, code, text in zip(names, record.codes, record.texts, strict=True):
+            if where := self.find(code, text):
                 return Rejection(name, where)
         return None
 

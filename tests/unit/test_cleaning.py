@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 
+from megatron_lmt.data import evaluation_overlap, test_sets
 from megatron_lmt.data.clean_rules import letters, weighted_length
 from megatron_lmt.data.corpus import build_cpt_corpus
 from megatron_lmt.data.duplicates import PERMUTATIONS, bands
@@ -245,6 +246,24 @@ def test_sentences_of_evaluation_sets_by_source_and_target_and_inside_documents(
         "set.de.txt.gz.jsonl:1",
         "set.en.txt:3",
     ]
+
+
+def test_known_test_sets_are_looked_for_unless_turned_off(build, monkeypatch):
+    of_set = {"en": [GOOD[2][0]], "de": [GOOD[3][1], GOOD[4][1]]}
+    known = test_sets.TestSet("wmt99", {code: test_sets.fingerprints(texts) for code, texts in of_set.items()})
+    monkeypatch.setattr(evaluation_overlap, "known_test_sets", lambda: [known])
+    files = {"en-de.tsv": tsv(*GOOD)}
+    report, rejected = build(f"seed = 1\n[clean.evaluation]\n{PAIRS}", files)
+    assert [(record["line"], record["rule"], record["value"]) for record in rejected] == [
+        (3, "evaluation_source", "wmt99"),
+        (4, "evaluation_target", "wmt99"),
+        (5, "evaluation_target", "wmt99"),
+    ]
+
+
+def test_evaluation_must_name_something(build):
+    with pytest.raises(ConfigError, match="names nothing to look for"):
+        build(f"[clean.evaluation]\nknown_test_sets = false\n{PAIRS}", {})
 
 
 def scored(*scores):

@@ -1,0 +1,86 @@
+"""Scores for [clean.quality] by a real COMET model, tiny, in a Python of its own; and what is said where it is absent."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from megatron_lmt.data import score_pairs as module
+from megatron_lmt.data.score_pairs import score_pairs
+from megatron_lmt.errors import UserError
+from megatron_lmt.eval.comet import Comet
+from tests.conftest import LINES, REPOSITORY
+
+CONFIG = """
+[clean.quality]
+scores = "scores.{source}-{target}.txt"
+best_share = 0.75
+[[pairs]]
+path = "{source}-{target}.tsv"
+pairs = ["en-fr", "en-de", "en-ru", "en-ar"]
+[[aligned]]
+path = "{language}.txt"
+pairs = ["en-ja"]
+clean = { off = ["quality"] }
+"""
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    for code, target in (("fr", LINES[3]), ("de", LINES[2]), ("ru", LINES[4]), ("ar", LINES[7])):
+        rows = [f"{LINES[0]}\t{target[: 12 * length]}\n" for length in range(1, 6)]
+        (tmp_path / f"en-{code}.tsv").write_text("".join(rows), encoding="utf-8")
+    for code, lines in (("en", LINES[:2]), ("ja", LINES[6:8])):
+        (tmp_path / f"{code}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "corpus.toml").write_text(CONFIG)
+    return tmp_path / "corpus.toml"
+
+
+def test_scores_are_the_models_whatever_the_parts_and_the_builder_takes_them(corpus, tiny_comet, comet_python, monkeypatch):
+    (corpus.parent / "scores.en-ru.txt").write_text("1\n2\n3\n4\n5\n")
+    (corpus.parent / "scores.en-ar.txt").write_text("5\n4\n3\n2\n1\n")
+    monkeypatch.setattr(module, "PAIRS_IN_A_PART", 2)
+    comet = Comet(tiny_comet, comet_python)
+    german = corpus.parent / "scores.en-de.txt"
+    assert score_pairs(corpus, comet, only=["en-de"]) == {german: 5}
+    command = [sys.executable, REPOSITORY / "tools/score_pairs.py", "--config", corpus]
+    command += ["--comet-checkpoint", tiny_comet, "--comet-python", comet_python]
+    done = subprocess.run(command, capture_output=True, text=True)
+    french = corpus.parent / "scores.en-fr.txt"
+    assert done.returncode == 0 and done.stdout == f"5 scores → {french}\n"  # the others are there
+    for code, file in (("de", german), ("fr", french)):
+        pairs = [line.split("\t") for line in (corpus.parent / f"en-{code}.tsv").read_text(encoding="utf-8").splitlines()]
+        segments = [{"src": source, "mt": target, "ref": ""} for source, target in pairs]
+        expected, _ = comet.score(segments, corpus.parent / f"all.{code}")
+        assert list(map(float, file.read_text().split())) == pytest.approx(expected, abs=1e-5)
+        assert len(set(expected)) == 5
+    assert sorted(path.name for path in corpus.parent.glob("scores.*")) == [
+        f"scores.en-{code}.txt" for code in ("ar", "de", "fr", "ru")
+    ]
+    command = [sys.executable, REPOSITORY / "tools/build_corpus.py", "cpt", "--config", corpus]
+    done = subprocess.run([*command, "--output", corpus.parent / "out"], capture_output=True, text=True, check=True)
+    assert "all of these" in done.stdout and f"kept in {corpus.parent / 'out'}.rejected.jsonl.gz" in done.stdout
+    report = json.loads((corpus.parent / "out/corpus.json").read_text())
+    assert report["rejected"] == {f"en-{code}.tsv": {"quality": 1} for code in ("fr", "de", "ru", "ar")}
+
+
+@pytest.mark.parametrize(
+    ("change", "only", "message"),
+    [
+        (("", ""), ["en-ja", "en-ko"], "--only en-ja en-ko: no input of this pair has clean.quality.scores"),
+        (('"en-ar"]', '"en-ar"]\nclean = { off = ["quality"] }'), None, "no pairs have clean.quality.scores"),
+        (('"en-ar"]', '"en-ar", "en-ko"]'), None, r"en-ko\.tsv: no such file"),
+        (("", ""), None, "COMET checkpoint .*none: no file"),
+    ],
+)
+def test_what_is_wrong_is_told_before_work(corpus, tmp_path, change, only, message):
+    corpus.write_text(corpus.read_text().replace(*change))
+    with pytest.raises(UserError, match=message):
+        score_pairs(corpus, Comet(tmp_path / "none", tmp_path / "python"), only=only)
+
+
+def test_two_inputs_cannot_share_a_file_of_scores(corpus, tmp_path):
+    corpus.write_text(corpus.read_text().replace('["en-ja"]\nclean = { off = ["quality"] }', '["en-de"]'))
+    with pytest.raises(UserError, match=r"scores\.en-de\.txt: the scores of two inputs"):
+        score_pairs(corpus, Comet(tmp_path / "none", tmp_path / "python"))

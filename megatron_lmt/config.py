@@ -202,6 +202,8 @@ class CheckpointSection(Section):
     """With keep_last: checkpoints of iterations that are multiples of this are never deleted."""
     async_save: bool | None = None
     """Write in the background of training. Absent: on GPU only."""
+    require_free_disk: bool = True
+    """Refuse to start when the checkpoints that the run will keep do not fit on the disk as it is now."""
 
     @model_validator(mode="after")
     def _what_is_retained_is_saved(self):

@@ -25,6 +25,7 @@ from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, Problems
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
+from megatron_lmt.runtime.retention import check_free_disk, space_needed
 
 if TYPE_CHECKING:
     from megatron_lmt.model.hf_io import SafetensorsFolder
@@ -76,6 +77,7 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
     if shape:
         problems.found += check_parallel(shape, *_model_parallel(run))
         problems.of(_check_lengths, run, shape)
+        problems.of(check_free_disk, run, shape)
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
     start_from = problems.of(_open_start, run, shape) if shape else None
@@ -280,7 +282,7 @@ def describe(ready: ReadyRun) -> list[str]:
         f"vocabulary {shape.vocab_size:,}; start from: {start}",
         f"training: {run.train_iters:,} iterations of {run.train.global_batch_size} samples of {run.data.seq_length} "
         f"positions; at most {samples * run.data.seq_length:,} tokens; warm-up {run.lr_warmup_iters} iterations",
-        f"output: {run.output_dir}",
+        f"output: {run.output_dir}; {space_needed(run, shape)}",
         "",
         *plan_table(ready.plan, ready.readers, samples),
         *supervision_lines(ready.readers, tokenizer, run.data.seq_length),

@@ -1,19 +1,22 @@
-"""Which checkpoints a run keeps, how large they are, and whether they fit on the disk."""
+"""Which checkpoints a run keeps, how large they are, and whether they fit on the disk. No torch."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_lmt.config import CheckpointSection
+from megatron_lmt.config import CheckpointSection, RunConfig
+from megatron_lmt.errors import ConfigError
+from megatron_lmt.model.shape import ModelShape
 from megatron_lmt.runtime.checkpoint_folder import committed, discard, iteration_of
+
+OPTIMIZER_BYTES = 12
+"""Of each parameter: its fp32 copy and Adam's two moments."""
 
 
 def superfluous(iterations: list[int], section: CheckpointSection) -> list[int]:
-    """Those of the saved iterations that the run file does not want to be kept.
-
-    Args:
-        iterations: in rising order.
-    """
+    """Those of the saved iterations, in rising order, that the run file does not want to be kept."""
     if section.keep_last is None:
         return []
     retain = section.save_retain_interval
@@ -24,3 +27,63 @@ def delete_superfluous(checkpoints: Path, section: CheckpointSection) -> None:
     folders = {iteration_of(folder): folder for folder in committed(checkpoints)}
     for iteration in superfluous(sorted(folders), section):
         discard(folders[iteration])
+
+
+@dataclass(frozen=True)
+class SpaceNeeded:
+    """What a run's checkpoints take on disk, in bytes, and how much of that is to come."""
+
+    checkpoint_bytes: int
+    most_at_a_time: int
+    to_come_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"checkpoints: about {_gigabytes(self.checkpoint_bytes)} each, up to {self.most_at_a_time:,} at a time; "
+            f"{_gigabytes(self.to_come_bytes)} to come, {_gigabytes(self.free_bytes)} free"
+        )
+
+
+def space_needed(run: RunConfig, shape: ModelShape) -> SpaceNeeded:
+    """Before the run. Without train.bf16 the parameters are taken for fp32, the larger case (16 bytes each, not 14)."""
+    weight_bytes = 2 if run.train.bf16 else 4
+    checkpoint_bytes = shape.num_parameters * (weight_bytes + OPTIMIZER_BYTES)
+    existing = [iteration_of(folder) for folder in committed(run.output_dir / "checkpoints")]
+    most = _most_at_a_time(run, existing)
+    to_come = max(most - len(existing), 1) * checkpoint_bytes
+    return SpaceNeeded(checkpoint_bytes, most, to_come, shutil.disk_usage(_existing_part(run.output_dir)).free)
+
+
+def _most_at_a_time(run: RunConfig, existing: list[int]) -> int:
+    """An old checkpoint is deleted after the new one is complete, so there is one more for a while."""
+    section, last = run.checkpoint, run.train_iters
+    done = max(existing, default=0)
+    saves = (
+        len(existing) + last // section.save_interval - done // section.save_interval + bool(last % section.save_interval)
+    )
+    if section.keep_last is None:
+        return saves
+    retained = last // section.save_retain_interval if section.save_retain_interval else 0
+    return min(saves, retained + section.keep_last + 1)
+
+
+def _existing_part(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def check_free_disk(run: RunConfig, shape: ModelShape) -> None:
+    """
+    Raises:
+        ConfigError: the checkpoints that the run will keep do not fit.
+    """
+    space = space_needed(run, shape)
+    if run.checkpoint.require_free_disk and space.to_come_bytes > space.free_bytes:
+        raise ConfigError(
+            f"output_dir = {run.output_dir}: the disk is too small; {space}. Set checkpoint.keep_last or a larger "
+            f"checkpoint.save_interval, or checkpoint.require_free_disk = false if you move checkpoints away meanwhile"
+        )
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB"

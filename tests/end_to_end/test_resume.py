@@ -8,7 +8,10 @@ import time
 import psutil
 import pytest
 
-from tests.conftest import make_run
+from megatron_lmt.config import load_run
+from megatron_lmt.model.shape import read_shape
+from megatron_lmt.runtime.retention import space_needed
+from tests.conftest import TINY_MODEL, make_run
 from tests.end_to_end.processes import curve, environment, metrics, run, train, training_command
 
 LAYOUTS = {
@@ -168,8 +171,22 @@ def test_a_damaged_checkpoint_is_refused_by_name(folder):
     assert f"{file}: {file.stat().st_size} bytes instead of {file.stat().st_size + 1}" in output
 
 
-def test_old_checkpoints_are_deleted_when_asked(folder):
-    kept = folder / "kept"
-    train(folder / "run.toml", 1, f"output_dir={kept}", "checkpoint.save_interval=4", "checkpoint.keep_last=2")
-    assert sorted(path.name for path in (kept / "checkpoints").iterdir()) == ["iter_0000016", "iter_0000020"]
-    assert json.loads((kept / "resolved.json").read_text())["run"]["checkpoint"]["keep_last"] == 2
+def test_the_newest_and_the_retained_checkpoints_are_kept_and_of_the_estimated_size(folder):
+    kept, wide = folder / "kept", folder / "wide"
+    wide.mkdir()
+    (wide / "config.json").write_text(json.dumps({**TINY_MODEL, "hidden_size": 512, "intermediate_size": 1024}))
+    overrides = (f"output_dir={kept}", "model.hf_config=wide", "checkpoint.keep_last=2", "train.train_iters=7")
+    output = train(folder / "run.toml", 1, *overrides, "checkpoint.save_interval=1", "checkpoint.save_retain_interval=3")
+    folders = sorted((kept / "checkpoints").iterdir())
+    assert [path.name for path in folders] == ["iter_0000003", "iter_0000006", "iter_0000007"]
+    space = space_needed(load_run(folder / "run.toml", [*overrides]), read_shape(wide))
+    assert f"checkpoints: about {space.checkpoint_bytes / 1e9:.1f} GB each, up to 5 at a time; " in output
+    size = sum(file.stat().st_size for file in folders[-1].rglob("*.distcp"))
+    assert size == pytest.approx(space.checkpoint_bytes, rel=0.03)
+
+
+def test_a_run_whose_checkpoints_do_not_fit_does_not_start(folder):
+    endless = (f"output_dir={folder}/endless", "train.train_iters=1_000_000_000_000", "checkpoint.save_interval=1")
+    output = run(training_command(folder / "run.toml", 1, *endless), code=2)
+    assert "the disk is too small; checkpoints: about 0.0 GB each, up to 1,000,000,000,000 at a time; " in output
+    assert not (folder / "endless").exists()

@@ -1,0 +1,58 @@
+from types import SimpleNamespace
+
+import pytest
+
+from megatron_lmt.config import load_run
+from megatron_lmt.errors import ConfigError
+from megatron_lmt.model.shape import read_shape
+from megatron_lmt.runtime import retention
+from megatron_lmt.runtime.checkpoint_folder import iteration_folder
+from megatron_lmt.runtime.checkpoint_manifest import commit
+
+
+def kept_over_a_run(run):
+    """The checkpoints there are after each save, as the trainer deletes them."""
+    section, saved, states = run.checkpoint, [], []
+    for iteration in range(1, run.train_iters + 1):
+        if iteration % section.save_interval == 0 or iteration == run.train_iters:
+            saved.append(iteration)
+            states.append(list(saved))
+            saved = [other for other in saved if other not in retention.superfluous(saved, section)]
+    return states, saved
+
+
+@pytest.mark.parametrize(
+    ("overrides", "last"),
+    [
+        ((), [10, 20, 30, 40, 50, 55]),
+        (("checkpoint.keep_last=2",), [50, 55]),
+        (("checkpoint.keep_last=1", "checkpoint.save_retain_interval=20"), [20, 40, 55]),
+        (("checkpoint.keep_last=3", "checkpoint.save_retain_interval=50"), [40, 50, 55]),
+        (("checkpoint.keep_last=9",), [10, 20, 30, 40, 50, 55]),
+    ],
+)
+def test_the_estimate_covers_what_there_is_at_any_time(tiny_run, overrides, last):
+    run = load_run(tiny_run, ["train.train_iters=55", *overrides])
+    states, saved = kept_over_a_run(run)
+    assert saved == last
+    most, real = retention.space_needed(run, read_shape(run.path("config.json"))).most_at_a_time, max(map(len, states))
+    assert real <= most <= real + 1
+
+
+def test_what_a_run_has_already_needs_no_more_room(tiny_run, monkeypatch):
+    run = load_run(tiny_run, ["train.train_iters=40", "train.bf16=true"])
+    shape = read_shape(run.path("config.json"))
+    each = 14 * shape.num_parameters
+    assert retention.space_needed(run, shape).to_come_bytes == 4 * each
+    for iteration in (10, 20, 30):
+        folder = run.output_dir / "checkpoints" / iteration_folder(iteration)
+        folder.mkdir(parents=True)
+        commit(folder, {})
+    assert retention.space_needed(run, shape).to_come_bytes == each
+    monkeypatch.setattr(retention.shutil, "disk_usage", lambda path: SimpleNamespace(free=each))
+    retention.check_free_disk(run, shape)
+    monkeypatch.setattr(retention.shutil, "disk_usage", lambda path: SimpleNamespace(free=each - 1))
+    with pytest.raises(ConfigError, match="the disk is too small"):
+        retention.check_free_disk(run, shape)
+    moved_away = load_run(tiny_run, ["train.bf16=true", "checkpoint.require_free_disk=false"])
+    retention.check_free_disk(moved_away, shape)

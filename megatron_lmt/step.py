@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -12,9 +14,10 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron_lmt.data.loader import MicroBatch
+from megatron_lmt.data.loader import BatchShape, MicroBatch
 from megatron_lmt.model.qwen3 import packed_seq_params
 from megatron_lmt.runtime.device import Device
+from megatron_lmt.runtime.metrics import SampleLosses
 from megatron_lmt.runtime.parallel import speaks_for_its_stage, sum_over_all
 
 
@@ -22,7 +25,7 @@ class Trainee:
     """The model with what trains it.
 
     Args:
-        positions: of one micro batch, micro_batch_size × seq_length.
+        shape: how a global batch is divided.
     """
 
     def __init__(
@@ -31,13 +34,13 @@ class Trainee:
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
         device: Device,
-        positions: int,
+        shape: BatchShape,
     ):
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.device = device
-        self.positions = positions
+        self.shape = shape
 
     @property
     def bare_model(self) -> GPTModel:
@@ -47,46 +50,56 @@ class Trainee:
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def compute_gradients(self, micro_batches: list[MicroBatch], stop_flag: float) -> tuple[float, bool]:
+    def compute_gradients(self, micro_batches: list[MicroBatch], stop_flag: float) -> tuple[SampleLosses, bool]:
         """Forward and backward of one global batch.
 
         Args:
             micro_batches: those of this data-parallel rank.
-            stop_flag: 1.0 when a stop signal reached this process. It travels with the loss.
+            stop_flag: 1.0 when a stop signal reached this process. It travels with the losses.
         Returns:
-            the mean loss per predicted token over the global batch, and whether any process was told to stop.
+            the losses of the global batch, and whether any process was told to stop.
         """
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
-        loss_sum, num_tokens, stop_flags = self._run(iter(micro_batches), len(micro_batches), False, stop_flag)
-        return loss_sum / num_tokens, stop_flags > 0
+        losses, stop_flags = self._run(iter(micro_batches), len(micro_batches), False, stop_flag)
+        return losses, stop_flags > 0
 
     def apply_gradients(self) -> float:
-        """Clip, step and move the schedule on; returns the norm of the gradient before clipping."""
-        _, grad_norm, _ = self.optimizer.step()
-        self.scheduler.step(increment=1)
-        return float(grad_norm)
+        """Clip and step; a gradient that is not finite is left alone. Returns its norm before clipping."""
+        self.optimizer.prepare_grads()
+        (dense,) = self.optimizer.chained_optimizers  # a model with experts would have a second one
+        clip_grad = dense.config.clip_grad
+        grad_norm = float(dense.clip_grad_norm(clip_grad) if clip_grad else dense.get_grad_norm())
+        if math.isfinite(grad_norm):
+            self.optimizer.step_with_ready_grads()
+        return grad_norm
 
     @torch.no_grad()
-    def evaluate(self, micro_batches: Iterator[MicroBatch], num_micro_batches: int) -> tuple[float, float]:
-        """Sum of the losses and number of predicted tokens over all processes."""
-        loss_sum, num_tokens, _ = self._run(micro_batches, num_micro_batches, True, 0.0)
-        return loss_sum, num_tokens
+    def evaluate(self, micro_batches: Iterator[MicroBatch], num_micro_batches: int) -> SampleLosses:
+        """The losses of `num_micro_batches` on each data-parallel rank, in the order in which samples are dealt."""
+        return self._run(micro_batches, num_micro_batches, True, 0.0)[0]
 
-    def _run(self, micro_batches: Iterator[MicroBatch], number: int, forward_only: bool, flag: float) -> list[float]:
-        losses = get_forward_backward_func()(
+    def _run(
+        self, micro_batches: Iterator[MicroBatch], number: int, forward_only: bool, flag: float
+    ) -> tuple[SampleLosses, float]:
+        results = get_forward_backward_func()(
             forward_step_func=self._forward,
             data_iterator=micro_batches,
             model=[self.model],
             num_microbatches=number,
-            seq_length=self.positions,
+            seq_length=self.shape.seq_length * self.shape.micro_batch_size,
             micro_batch_size=1,
             forward_only=forward_only,
         )
-        mine = losses if speaks_for_its_stage() else []
-        loss_sum = sum(float(loss["loss_sum"]) for loss in mine)
-        num_tokens = sum(int(loss["num_tokens"]) for loss in mine)
-        return sum_over_all([loss_sum, num_tokens, flag], self.device)
+        # statistic, micro batch, data-parallel rank, slot of the micro batch
+        slots = 2 * self.shape.micro_batch_size
+        table = torch.zeros(2, number, self.shape.data_parallel_size, slots, dtype=torch.float64)
+        if speaks_for_its_stage():
+            mine = torch.stack([result["slots"] for result in results], dim=1)
+            table[:, :, self.shape.data_parallel_rank] = mine.cpu()
+        *values, flags = sum_over_all([*table.flatten().tolist(), flag], self.device)
+        sums, counts = np.array(values).reshape(2, -1, 2)
+        return SampleLosses(sums, counts), flags
 
     def _forward(self, micro_batches: Iterator[MicroBatch], model: DistributedDataParallel):
         batch = next(micro_batches).to(self.device.torch_device)
@@ -97,11 +110,16 @@ class Trainee:
             labels=batch.labels,
             packed_seq_params=packed_seq_params(batch.cu_seqlens, batch.max_seqlen),
         )
-        return output, partial(_loss_sum, batch.loss_mask)
+        return output, partial(_loss_sum, batch, 2 * self.shape.micro_batch_size)
 
 
-def _loss_sum(loss_mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """In the form that `calculate_per_token_loss` asks for: sum, number of tokens, and what to report."""
-    loss_sum = (losses.float() * loss_mask).sum()
-    num_tokens = loss_mask.sum().to(torch.int)
-    return loss_sum, num_tokens, {"loss_sum": loss_sum.detach(), "num_tokens": num_tokens}
+def _loss_sum(batch: MicroBatch, num_slots: int, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """In the form that `calculate_per_token_loss` asks for: sum, number of tokens, and what to report.
+
+    Reported is `slots`, float64 [2, num_slots]: sums and numbers of tokens for each slot.
+    """
+    # where the mask is 0, a loss that is not a number must not become one of the sum
+    counted = torch.where(batch.loss_mask > 0, losses.float(), 0.0)
+    values = torch.stack([counted.detach().flatten(), batch.loss_mask.flatten()]).double()
+    slots = values.new_zeros(2, num_slots).index_add_(1, batch.loss_slots.flatten(), values)
+    return counted.sum(), batch.loss_mask.sum().to(torch.int), {"slots": slots}

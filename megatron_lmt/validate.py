@@ -10,31 +10,40 @@ from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.loader import BatchShape, MicroBatch, collate
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import whole_documents
+from megatron_lmt.runtime.metrics import mean_losses
 from megatron_lmt.step import Trainee
 
 
 def validation_losses(
-    trainee: Trainee, readers: dict[str, IndexedReader], shape: BatchShape, eval_samples: int | None
+    trainee: Trainee,
+    readers: dict[str, IndexedReader],
+    markers: list[np.ndarray | None],
+    shape: BatchShape,
+    eval_samples: int | None,
 ) -> dict[str, float]:
-    """Mean loss per predicted token for each source. All processes call it together.
+    """Mean loss per predicted token of each source, and of the target tokens of pairs. All processes call it together.
+
+    The samples of all sources go through the model as one batch, so that hundreds of small ones fill it.
 
     Args:
         readers: source name → its token files.
+        markers: of each source, as in `collate`.
         eval_samples: at most this many samples of each source; None takes all documents.
+    Returns:
+        `validation_loss/<source>`, and `validation_target_loss/<source>` where targets are known.
     """
-    return {name: _loss(trainee, reader, shape, eval_samples) for name, reader in readers.items()}
-
-
-def _loss(trainee: Trainee, reader: IndexedReader, shape: BatchShape, eval_samples: int | None) -> float:
-    documents = np.arange(reader.num_documents)
-    packed = whole_documents(documents, reader.document_lengths(documents) - 1, shape.seq_length)
-    samples = [Sample(0, pieces) for pieces in packed[:eval_samples]]
+    samples: list[Sample | None] = []
+    for number, reader in enumerate(readers.values()):
+        documents = np.arange(reader.num_documents)
+        packed = whole_documents(documents, reader.document_lengths(documents) - 1, shape.seq_length)
+        samples += [Sample(number, pieces) for pieces in packed[:eval_samples]]
     stride = shape.micro_batch_size * shape.data_parallel_size
     samples += [None] * (-len(samples) % stride)  # samples of padding carry no loss
 
     def micro_batches() -> Iterator[MicroBatch]:
         for mine in shape.my_samples(samples):
-            yield collate(mine, [reader], shape.seq_length)
+            yield collate(mine, list(readers.values()), shape.seq_length, markers)
 
-    loss_sum, num_tokens = trainee.evaluate(micro_batches(), len(samples) // stride)
-    return loss_sum / num_tokens
+    losses = trainee.evaluate(micro_batches(), len(samples) // stride)
+    names = list(readers)
+    return mean_losses(losses, [names[sample.source] if sample else None for sample in samples], "validation_")

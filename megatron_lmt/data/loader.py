@@ -21,6 +21,7 @@ import torch
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.mixture import Mixture, Sample
 from megatron_lmt.data.packing import lengths_of
+from megatron_lmt.data.targets import target_start
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,19 @@ class MicroBatch:
     """B = micro_batch_size × seq_length positions.
 
     `tokens`, `labels` int64 [1, B]; `loss_mask` float32 [1, B], 1 where the label counts;
+    `loss_slots` int64 [1, B], where the loss of a position is counted: 2 × its sample, + 1 for target tokens of pairs;
     `cu_seqlens` int32 [documents + 1], starts of the packed sequences, ending with B; `max_seqlen` the longest of them.
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
     loss_mask: torch.Tensor
+    loss_slots: torch.Tensor
     cu_seqlens: torch.Tensor
     max_seqlen: int
 
     def to(self, device: torch.device) -> MicroBatch:
-        tensors = (self.tokens, self.labels, self.loss_mask, self.cu_seqlens)
+        tensors = (self.tokens, self.labels, self.loss_mask, self.loss_slots, self.cu_seqlens)
         return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.max_seqlen)
 
 
@@ -46,28 +49,37 @@ class MicroBatch:
 class GlobalBatch:
     """What this data-parallel rank trains on in one step, and where the data stood when it was drawn.
 
-    `num_tokens` predicted positions and `sum_squared_lengths` of packed sequences are of the whole global batch;
-    `data_state` is the mixture's state after it.
+    `samples`, `num_tokens` predicted positions and `sum_squared_lengths` of packed sequences are of the whole global
+    batch; `data_state` is the mixture's state after it.
     """
 
     micro_batches: list[MicroBatch]
+    samples: list[Sample]
     num_tokens: int
     sum_squared_lengths: int
     data_state: dict
 
 
-def collate(samples: list[Sample | None], readers: list[IndexedReader], seq_length: int) -> MicroBatch:
+def collate(
+    samples: list[Sample | None],
+    readers: list[IndexedReader],
+    seq_length: int,
+    markers: list[np.ndarray | None] | None = None,
+) -> MicroBatch:
     """Read the tokens of `samples` and lay them side by side; None is a sample of nothing but padding.
 
     Args:
         readers: token files by source number.
+        markers: what stands before the target of a pair, by source number (`data/targets.py`).
     """
     total = len(samples) * seq_length
     tokens = np.zeros(total, dtype=np.int64)
     labels = np.zeros(total, dtype=np.int64)
     loss_mask = np.zeros(total, dtype=np.float32)
+    loss_slots = np.arange(len(samples)).repeat(seq_length) * 2
     boundaries = [0]
-    for first, sample in zip(range(0, total, seq_length), samples, strict=True):
+    for number, sample in enumerate(samples):
+        first = number * seq_length
         if sample is not None:
             reader, lengths = readers[sample.source], lengths_of(sample.pieces)
             ends = np.cumsum(lengths)
@@ -76,6 +88,9 @@ def collate(samples: list[Sample | None], readers: list[IndexedReader], seq_leng
             filled = slice(first, first + len(places))
             tokens[filled], labels[filled] = reader.tokens[places], reader.tokens[places + 1]
             loss_mask[filled] = _loss_mask(sample.pieces, reader)
+            marker = markers[sample.source] if markers else None
+            if marker is not None:
+                loss_slots[filled] += _target_mask(sample.pieces, reader, marker)
             boundaries += (first + ends).tolist()
         if boundaries[-1] < first + seq_length:
             boundaries.append(first + seq_length)
@@ -84,6 +99,7 @@ def collate(samples: list[Sample | None], readers: list[IndexedReader], seq_leng
         tokens=torch.from_numpy(tokens).unsqueeze(0),
         labels=torch.from_numpy(labels).unsqueeze(0),
         loss_mask=torch.from_numpy(loss_mask).unsqueeze(0),
+        loss_slots=torch.from_numpy(loss_slots).unsqueeze(0),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=int(np.diff(cu_seqlens).max()),
     )
@@ -95,6 +111,17 @@ def _loss_mask(pieces: np.ndarray, reader: IndexedReader) -> np.ndarray | int:
         return 1
     masks = [reader.document_loss_mask(document)[start + 1 : stop + 1] for document, start, stop in pieces.tolist()]
     return np.concatenate(masks) if masks else 1
+
+
+def _target_mask(pieces: np.ndarray, reader: IndexedReader, marker: np.ndarray) -> np.ndarray | int:
+    """Whether the label of each position is of a target sentence; never where that is not known."""
+    if reader.modes is not None:
+        return _loss_mask(pieces, reader)
+    masks = []
+    for document, start, stop in pieces.tolist():
+        begin = target_start(reader.document(document), marker)
+        masks.append(np.arange(start + 1, stop + 1) >= (stop + 1 if begin is None else begin))
+    return np.concatenate(masks) if masks else 0
 
 
 @dataclass(frozen=True)
@@ -119,14 +146,20 @@ class BatchShape:
             yield samples[first : first + self.micro_batch_size]
 
 
-def global_batches(mixture: Mixture, readers: list[IndexedReader], shape: BatchShape) -> Iterator[GlobalBatch]:
-    """Endless global batches, each read while the one before it is in use."""
+def global_batches(
+    mixture: Mixture,
+    readers: list[IndexedReader],
+    shape: BatchShape,
+    markers: list[np.ndarray | None] | None = None,
+) -> Iterator[GlobalBatch]:
+    """Endless global batches, each read while the one before it is in use. See `collate` for the arguments."""
 
     def draw() -> GlobalBatch:
         samples = [mixture.next_sample() for _ in range(shape.global_batch_size)]
         lengths = lengths_of(np.concatenate([sample.pieces for sample in samples]))
         return GlobalBatch(
-            micro_batches=[collate(mine, readers, shape.seq_length) for mine in shape.my_samples(samples)],
+            micro_batches=[collate(mine, readers, shape.seq_length, markers) for mine in shape.my_samples(samples)],
+            samples=samples,
             num_tokens=int(lengths.sum()),
             sum_squared_lengths=int((lengths * lengths).sum()),
             data_state=mixture.state_dict(),

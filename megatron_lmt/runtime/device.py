@@ -22,6 +22,8 @@ import torch
 from megatron_lmt.errors import MissingExtraError, UserError
 
 GPU_ONLY_PACKAGES = ("transformer_engine", "apex", "flash_attn")
+PEAK_BF16_TFLOPS = {"A100": 312.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4, "B200": 2250.0}
+"""Part of a GPU's name → bf16 TFLOP/s without sparsity (NVIDIA's data sheets); the first that fits counts."""
 TENSOR_FACTORIES = (
     "arange empty empty_like full full_like ones ones_like rand randint randn randn_like tensor zeros zeros_like"
 ).split()
@@ -49,6 +51,12 @@ class Device:
     def bf16_by_default(self) -> bool:
         """bf16 on GPU; fp32 on CPU, where bf16 is about 18 times slower without AMX (docs/decisions.md)."""
         return self.is_gpu
+
+    @property
+    def peak_tflops(self) -> float | None:
+        """bf16 TFLOP/s of this device without sparsity; None where it is not known, as on a CPU."""
+        name = torch.cuda.get_device_name(self.torch_device) if self.is_gpu else ""
+        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in name), None)
 
     def synchronize(self) -> None:
         """Wait for the device, so that a wall time measured afterwards is true."""
@@ -142,6 +150,12 @@ class _NoStream:
 
     def record(self, *args):
         pass
+
+    @property
+    def peak_tflops(self) -> float | None:
+        """bf16 TFLOP/s of this device without sparsity; None where it is not known, as on a CPU."""
+        name = torch.cuda.get_device_name(self.torch_device) if self.is_gpu else ""
+        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in name), None)
 
     def synchronize(self):
         pass

@@ -1,5 +1,8 @@
 """The same data and seed give the same curve under every parallel layout."""
 
+import json
+import re
+
 import pytest
 
 from tests.conftest import make_run
@@ -24,6 +27,8 @@ LAYOUTS = {
 def one_process(tmp_path_factory, quickstart_tokenizer, tiny_tokens):
     folder = tmp_path_factory.mktemp("layouts")
     run_file = make_run(folder, quickstart_tokenizer, tiny_tokens)
+    pair = 'sources = { zh = "tokens/mono.zh_text_document", en-zh = "tokens/en-zh_text_document" }'
+    run_file.write_text(re.sub("sources = {.*}", pair, run_file.read_text()))
     train(run_file, 1)
     return run_file
 
@@ -37,11 +42,20 @@ def test_curves_agree(one_process, layout):
     assert len(found) == 20 and found[-1] < 0.95 * found[0]
     assert found == pytest.approx(reference, rel=1e-4)
     assert curve(folder / layout, "grad_norm") == pytest.approx(curve(folder / "run", "grad_norm"), rel=1e-3)
+    for name in ("loss/mono", "loss/parallel", "target_loss/parallel"):
+        assert curve(folder / layout, name) == pytest.approx(curve(folder / "run", name), rel=1e-4)
+    for mine, theirs in zip(metrics(folder / layout)[9::10], metrics(folder / "run")[9::10], strict=True):
+        sources = [name for name in theirs if name.count("/") == 2]
+        assert {"loss/mono/zh", "target_loss/parallel/en-zh"} <= set(sources)
+        assert [mine[name] for name in sources] == pytest.approx([theirs[name] for name in sources], rel=1e-4)
     assert [step["data_fingerprint"] for step in metrics(folder / layout)] == [
         step["data_fingerprint"] for step in metrics(folder / "run")
     ]
-    expected = (folder / "run" / "validation.jsonl").read_text().splitlines()
-    assert len(expected) == len((folder / layout / "validation.jsonl").read_text().splitlines()) == 2
+    expected, validated = ([json.loads(line) for line in open(folder / d / "validation.jsonl")] for d in ("run", layout))
+    assert len(expected) == len(validated) == 2
+    for mine, theirs in zip(validated, expected, strict=True):
+        assert set(theirs) == {"iteration", "validation_loss/zh", "validation_loss/en-zh", "validation_target_loss/en-zh"}
+        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
 def test_bf16_learns_too(one_process):

@@ -1,6 +1,7 @@
 """Documents packed side by side do not see each other: each has the loss that it has alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,10 +85,25 @@ def test_a_document_has_the_same_loss_packed_and_alone(model, reader, packing):
     assert not found[3 * SEQ_LENGTH :].any()
 
 
+def test_the_loss_of_each_sample_is_counted_in_its_own_slot(model, reader):
+    from megatron_lmt.step import _loss_sum
+
+    samples = [Sample(0, pieces) for pieces in packed(reader, whole_documents)[:3]]
+    batch = collate([*samples, None], [reader], SEQ_LENGTH)
+    loss_sum, num_tokens, report = _loss_sum(batch, 8, losses(model, batch)[None])
+    sums, counts = report["slots"][:, ::2].tolist()
+    pieces_of = [[sample.pieces[i : i + 1] for i in range(len(sample.pieces))] for sample in samples]
+    alone = [sum(float(of_piece(model, reader, piece).sum()) for piece in pieces) for pieces in pieces_of]
+    assert sums == pytest.approx([*alone, 0.0], rel=1e-5)
+    assert counts == [int(lengths_of(sample.pieces).sum()) for sample in samples] + [0]
+    assert not report["slots"][:, 1::2].any() and sum(counts) == num_tokens
+    assert float(loss_sum) == pytest.approx(sum(sums))
+
+
 def test_the_neighbour_would_be_noticed(model, reader):
     """The test above can fail: without the boundary between two documents the second one's loss is another."""
     pieces = packed(reader, whole_documents)[0][:2]
     batch = collate([Sample(0, pieces)], [reader], int(lengths_of(pieces).sum()))
-    merged = type(batch)(batch.tokens, batch.labels, batch.loss_mask, batch.cu_seqlens[[0, -1]], int(batch.cu_seqlens[-1]))
+    merged = replace(batch, cu_seqlens=batch.cu_seqlens[[0, -1]], max_seqlen=int(batch.cu_seqlens[-1]))
     second = lengths_of(pieces)[0]
     assert not torch.allclose(losses(model, batch)[second:], losses(model, merged)[second:], rtol=1e-3, atol=1e-3)

@@ -62,10 +62,10 @@ def test_heads_that_cannot_be_divided_under_torchrun(tiny_run):
     assert output.count("does not divide num_key_value_heads") == 1  # one process speaks for all
 
 
-def test_fields_of_a_model_that_is_not_qwen3(tiny_run):
-    change_model(tiny_run.parent, model_type="llama", attention_bias=True, rope_scaling={"rope_type": "yarn"})
+def test_fields_of_a_model_that_is_neither_qwen3_nor_llama(tiny_run):
+    change_model(tiny_run.parent, model_type="qwen2", attention_bias=True, rope_scaling={"rope_type": "yarn"})
     output = refused(tiny_run)
-    for field in ("model_type = 'llama'", "attention_bias = True", "rope_scaling ="):
+    for field in ("model_type = 'qwen2'", "attention_bias = True", "rope_type = 'yarn'"):
         assert field in output
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import shutil
 import signal
 import time
@@ -50,8 +51,15 @@ def _outlive_stop_signals_not_the_parent() -> None:
     # a stop signal reaches all processes of a job, and the last checkpoint still needs this one
     for stop_signal in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(stop_signal, signal.SIG_IGN)
+    _die_with_parent(multiprocessing.parent_process().pid)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Otherwise what a killed trainer forked waits for it for ever, with a copy of its memory."""
     parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
     ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this call
+        os._exit(1)
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,7 @@ def _write_and_hash(write: Callable, report: Connection, rank: int, buckets: lis
     megatron-core reports what could not be written; such files are passed over here.
     """
     _outlive_stop_signals_not_the_parent()
+    os.register_at_fork(after_in_child=partial(_die_with_parent, os.getpid()))  # megatron-core forks one for each file
     write(rank, buckets, results)
     files = {name: Path(path) for path, name, _ in buckets}
     report.send({name: describe_file(path) for name, path in files.items() if path.is_file()})

@@ -56,3 +56,10 @@ def metrics(run_dir: Path) -> list[dict]:
 
 def curve(run_dir: Path, name: str = "lm_loss") -> list[float]:
     return [step[name] for step in metrics(run_dir)]
+
+
+def same_result(run_dir: Path, undisturbed: Path) -> None:
+    keys = ("iteration", "lm_loss", "grad_norm", "learning_rate", "data_fingerprint", "consumed_tokens")
+    mine, theirs = ([[step[key] for key in keys] for step in metrics(d)] for d in (run_dir, undisturbed))
+    assert mine == theirs  # bit for bit: JSON keeps every digit of a float
+    assert (run_dir / "ledger.json").read_text() == (undisturbed / "ledger.json").read_text()

@@ -12,7 +12,7 @@ from megatron_lmt.config import load_run
 from megatron_lmt.model.shape import read_shape
 from megatron_lmt.runtime.retention import space_needed
 from tests.conftest import TINY_MODEL, make_run
-from tests.end_to_end.processes import curve, environment, metrics, run, train, training_command
+from tests.end_to_end.processes import curve, environment, metrics, run, same_result, train, training_command
 
 LAYOUTS = {
     "TP2-PP2": (4, "parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2"),
@@ -56,13 +56,6 @@ def kill_with_all_workers(launcher):
 def iterations_done(run_dir):
     file = run_dir / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.is_file() else 0
-
-
-def same_result(run_dir, undisturbed):
-    keys = ("iteration", "lm_loss", "grad_norm", "learning_rate", "data_fingerprint", "consumed_tokens")
-    mine, theirs = ([[step[key] for key in keys] for step in metrics(d)] for d in (run_dir, undisturbed))
-    assert mine == theirs  # bit for bit: JSON keeps every digit of a float
-    assert (run_dir / "ledger.json").read_text() == (undisturbed / "ledger.json").read_text()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -16,16 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import machine
 from benchmarks.mixture_sides import Task, prefixes_of, run_of
 from benchmarks.synthetic_tokens import write_sources
 from megatron_lmt.errors import ConfigError, UserError, run_command
@@ -68,7 +67,7 @@ def main() -> None:
         "run_samples": run_samples,
         "drawn_samples": drawn,
         "repeats": arguments.repeats,
-        "machine": _machine(),
+        "machine": machine("megatron-core", "torch", "numpy"),
     }
     print("\n".join(_table(setting, medians)))
     if arguments.output:
@@ -129,14 +128,6 @@ def _unmapped_mb(pid: int) -> float:
     """Resident memory of a process without the pages of mapped files; 0 when it has just ended."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))) / 1024
-
-
-def _machine() -> str:
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    processor = models[0].partition(":")[2].strip() if models else platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    packages = ", ".join(f"{name} {version(name)}" for name in ("megatron-core", "torch", "numpy"))
-    return f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, {packages}"
 
 
 def _table(setting: dict, medians: dict[str, dict]) -> list[str]:

@@ -21,17 +21,18 @@ def main() -> None:
         command.add_argument("--config", type=Path, required=True, help="TOML file that names the inputs")
         command.add_argument("--output", type=Path, required=True, help="new folder for the jsonl files")
         command.add_argument("--root", help="folder of the inputs, instead of the one in the config")
+        command.add_argument("--workers", type=int, default=1, metavar="N", help="processes for [clean] (default: 1)")
         if stage == "sft":
             command.add_argument("--tokenizer", type=Path, help="folder with the chat template, instead of the config's")
     arguments = parser.parse_args()
     if arguments.stage == "cpt":
-        records = build_cpt_corpus(arguments.config, arguments.output, arguments.root)
+        records = build_cpt_corpus(arguments.config, arguments.output, arguments.root, arguments.workers)
         mono = [count for name, count in records.items() if name.startswith("mono.")]
         parallel = [count for name, count in records.items() if not name.startswith("mono.")]
         print(f"{len(mono)} monolingual sources: {sum(mono):,} documents")
         print(f"{len(parallel)} directions: {sum(parallel):,} documents → {arguments.output}")
     else:
-        report = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root)
+        report = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root, arguments.workers)
         print("\n".join([*report.summary(), f"→ {arguments.output}"]))
     _print_rejected(arguments.output)
 

@@ -1,4 +1,4 @@
-"""The rules that look at one record alone. Each makes a check: record → what is wrong with it, or None.
+"""Rules that look at one record alone. Each makes a check: record → what is wrong with it, or None.
 
 Nothing here changes a text. Keys for comparison are made beside it.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import regex
 
-from megatron_lmt.data.clean_config import CleanSection, LanguageRule
+from megatron_lmt.data.clean_config import LanguageRule
 from megatron_lmt.language_id import identify
 from megatron_lmt.languages import languages
 
@@ -44,21 +44,6 @@ class Rejection:
 
 
 Rule = Callable[[Record], Rejection | None]
-
-
-def record_rules(clean: CleanSection, is_pair: bool) -> list[Rule]:
-    """The rules that look at one record alone, cheap ones first."""
-    rules: list[Rule] = []
-    if clean.min_characters or clean.max_characters:
-        rules.append(length_bounds(clean.min_characters, clean.max_characters))
-    if is_pair and clean.max_length_ratio:
-        rules.append(length_ratio(clean.max_length_ratio, clean.length_unit))
-    if is_pair and clean.untranslated:
-        rules.append(untranslated)
-    if clean.language:
-        identify([])  # a missing library is an error before work starts
-        rules.append(language(clean.language))
-    return rules
 
 
 def letters(text: str) -> str:

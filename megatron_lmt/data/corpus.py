@@ -53,12 +53,13 @@ def format_pair(style: str, source: str, target: str, source_text: str, target_t
     }[style]
 
 
-def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None) -> dict[str, int]:
+def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None, workers: int = 1) -> dict[str, int]:
     """Write `mono.<language>.jsonl` and `<source>-<target>.jsonl`, each with records of `text` and `id`.
 
     Args:
         output: a new folder.
         root: instead of the config's own.
+        workers: processes for `[clean]`, see `Cleaner`.
     Returns:
         number of records of each file.
     Raises:
@@ -71,7 +72,7 @@ def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None) -
     check_inputs([*texts, *pairs])
     read: dict[str, int] = {}
     written: Counter[str] = Counter()
-    with CorpusFolder(output) as corpus, Cleaner([*texts, *pairs], folder, corpus) as cleaner:
+    with CorpusFolder(output) as corpus, Cleaner([*texts, *pairs], folder, corpus, workers) as cleaner:
         for source, line, *record in cleaner.keep(read_inputs([*texts, *pairs], read)):
             if isinstance(source, PairFiles):
                 name, documents = _in_one_direction(source, line, record, config)

@@ -25,7 +25,9 @@ from megatron_lmt.languages import is_downsampled
 from megatron_lmt.toml_config import load_toml, validate
 
 
-def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path | None = None, root: str | None = None) -> SftReport:
+def build_sft_corpus(
+    config_file: Path, output: Path, tokenizer: Path | None = None, root: str | None = None, workers: int = 1
+) -> SftReport:
     """Write `<source>-<target>.jsonl` with records of `prompt` (a chat up to the answer), `target` and `id`.
 
     Args:
@@ -33,6 +35,7 @@ def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path | None = N
             direction of which downsampling leaves nothing has no file.
         tokenizer: instead of the config's `chat_template_from`.
         root: instead of the config's own.
+        workers: processes for `[clean]`, see `Cleaner`.
     Raises:
         UserError: the config, missing inputs (all of them), the first bad line, or a known test set among the inputs.
     """
@@ -43,7 +46,7 @@ def build_sft_corpus(config_file: Path, output: Path, tokenizer: Path | None = N
     check_inputs(sources)
     turn = ChatTurn(_tokenizer_folder(config, config_file, folder, tokenizer))
     report, read, kept = SftReport(), {}, Counter()
-    with CorpusFolder(output) as corpus, Cleaner(sources, folder, corpus) as cleaner:
+    with CorpusFolder(output) as corpus, Cleaner(sources, folder, corpus, workers) as cleaner:
         for files, line, source_text, target_text, auxiliary_text in cleaner.keep(read_inputs(sources, read)):
             kept[files.name] += 1
             reason = _control_token(source_text, target_text, auxiliary_text) or contamination.check(

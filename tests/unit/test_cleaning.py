@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from itertools import combinations
 
 import pytest
@@ -405,10 +407,8 @@ clean = {{ quality = {{ column = 3, threshold = 0.5 }}, off = ["evaluation"] }}
     text = "\n".join(LINES) + "\n"
     with pytest.raises(UserError) as caught:
         build(toml, {"en-de.tsv": tsv(*GOOD), "en.txt": text, "fr.txt": text})
-    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
-        "clean.quality.scores",
-        "clean.quality.column",
-    ]
+    named = ["clean.evaluation.files", "clean.quality.scores", "clean.quality.column"]
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == named
     assert not (tmp_path / "out.unfinished").exists()
 
 
@@ -429,3 +429,62 @@ def test_the_same_input_gives_the_same_bytes(build, tmp_path):
         )
         (tmp_path / "out").rename(tmp_path / f"old_{len(first)}")
     assert first[0] == first[1] and len(first[0]) == 3
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, sample_data):
+    pytest.importorskip("py3langid", reason="needs the extra: pip install -e '.[clean]'")
+    text = """
+[clean]
+max_length_ratio = 3.0
+language = {}
+duplicates = { by = "target" }
+evaluation = { files = ["ntrex/ntrex.en.txt.gz"] }
+[[monolingual]]
+path = "mono/mono.{language}.jsonl.gz"
+languages = ["ur", "bo"]
+[[pairs]]
+path = "bilingual/{source}-{target}.tsv.gz"
+pairs = ["en-ug", "zh-hy"]
+"""
+    (tmp_path / "corpus.toml").write_text(text)
+    outputs = []
+    for workers in (1, 2):
+        folder = tmp_path / f"{workers}"
+        build_cpt_corpus(tmp_path / "corpus.toml", folder / "out", str(sample_data), workers)
+        outputs.append(
+            {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*")) if path.is_file()}
+        )
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 2 + 4 + 2
+    assert set(json.loads((folder / "out/corpus.json").read_text())["rejected"]["bilingual/en-ug.tsv.gz"]) >= {"language"}
+
+
+KILLS_A_WORKER = """
+import multiprocessing, os, signal, sys, threading
+from pathlib import Path
+from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.errors import run_command
+
+def kill_one():
+    while not multiprocessing.active_children():
+        pass
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+if __name__ == "__main__":
+    threading.Thread(target=kill_one).start()
+    run_command(lambda: print(build_cpt_corpus(Path(sys.argv[1]), Path(sys.argv[2]), workers=2)))
+"""
+
+
+def test_a_worker_that_dies_ends_the_build_with_an_error(tmp_path):
+    (tmp_path / "corpus.toml").write_text(f"[clean]\nuntranslated = true\n{PAIRS}")
+    (tmp_path / "en-de.tsv").write_text(tsv(*GOOD) * 2000, encoding="utf-8")
+    (tmp_path / "kill.py").write_text(KILLS_A_WORKER)
+    command = [sys.executable, tmp_path / "kill.py", tmp_path / "corpus.toml", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "a cleaning process died" in done.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_no_workers(build):
+    with pytest.raises(UserError, match="--workers 0: at least 1"):
+        build(PAIRS, {"en-de.tsv": tsv(*GOOD)}, build_cpt_corpus, None, 0)

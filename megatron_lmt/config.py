@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import check_languages, directions, languages, split_direction
-from megatron_lmt.toml_config import Section, as_value_error, check_placeholders, load_toml, parse_value, validate
+from megatron_lmt.toml_config import Section, apply_override, as_value_error, check_placeholders, load_toml, validate
 
 PathField = Annotated[Path, Field(strict=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -287,19 +286,7 @@ def load_run(run_file: Path, overrides: list[str] = ()) -> RunConfig:
     """
     data = load_toml(run_file)
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     run = validate(RunConfig, data, str(run_file))
     root = (Path(run_file).resolve().parent / run.root).resolve()
     return run.model_copy(update={"root": root, "output_dir": root / run.output_dir})
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r}: write key=value, such as train.train_iters=100")
-    *sections, name = key.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"override {override!r}: {section!r} is a value in the run file, not a section")
-    data[name] = parse_value(text)

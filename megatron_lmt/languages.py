@@ -15,6 +15,7 @@ from pathlib import Path
 from megatron_lmt.errors import ConfigError
 
 PIVOTS = ("en", "zh")
+SCRIPTS_WITHOUT_SPACES = ("Han", "Japanese", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan")
 GROUPS = ("en-x", "x-en", "zh-x", "x-zh", "en-centric", "zh-centric", "all")
 
 
@@ -32,6 +33,11 @@ class Language:
     tier: str
     auxiliary: str | None
     auxiliary_is_proposed: bool
+
+    @property
+    def has_spaces(self) -> bool:
+        """Whether spaces part the words of this script."""
+        return self.script not in SCRIPTS_WITHOUT_SPACES
 
 
 @cache

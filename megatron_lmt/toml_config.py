@@ -51,6 +51,25 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one key of what `load_toml` read, before it is checked.
+
+    Args:
+        override: `section.key=value`; the value is TOML, or else a bare string.
+    Raises:
+        ConfigError: not of this form, or the section is a value.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: write key=value, such as train.train_iters=100")
+    *sections, name = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value in the run file, not a section")
+    data[name] = parse_value(text)
+
+
 def as_value_error(check: Callable[..., Result], *arguments: Any) -> Result:
     """For validators: pydantic collects ValueErrors, and would end its work at one of ours."""
     try:

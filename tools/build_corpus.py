@@ -24,6 +24,7 @@ def main() -> None:
         command.add_argument("--workers", type=int, default=1, metavar="N", help="processes for [clean] (default: 1)")
         if stage == "sft":
             command.add_argument("--tokenizer", type=Path, help="folder with the chat template, instead of the config's")
+            command.add_argument("overrides", nargs="*", metavar="key=value", help="such as downsample.rate=0.2")
     arguments = parser.parse_args()
     if arguments.stage == "cpt":
         records = build_cpt_corpus(arguments.config, arguments.output, arguments.root, arguments.workers)
@@ -32,7 +33,14 @@ def main() -> None:
         print(f"{len(mono)} monolingual sources: {sum(mono):,} documents")
         print(f"{len(parallel)} directions: {sum(parallel):,} documents → {arguments.output}")
     else:
-        report = build_sft_corpus(arguments.config, arguments.output, arguments.tokenizer, arguments.root, arguments.workers)
+        report = build_sft_corpus(
+            arguments.config,
+            arguments.output,
+            arguments.tokenizer,
+            arguments.root,
+            arguments.workers,
+            arguments.overrides,
+        )
         print("\n".join([*report.summary(), f"→ {arguments.output}"]))
     _print_rejected(arguments.output)
 

@@ -14,8 +14,8 @@ from megatron_lmt.data.corpus_files import Aligned, CorpusConfig, Monolingual, P
 from megatron_lmt.data.prompts import TEMPLATES
 from megatron_lmt.data.records import read_lines
 from megatron_lmt.errors import DataError
-from megatron_lmt.languages import auxiliary_language
-from megatron_lmt.toml_config import Section
+from megatron_lmt.languages import auxiliary_language, check_languages
+from megatron_lmt.toml_config import Section, as_value_error
 
 
 class SftPairs(Pairs):
@@ -47,6 +47,34 @@ class PmpSection(Section):
     """Also auxiliaries that this project proposes, for the 22 languages that have none with English in the paper."""
 
 
+class Dictionary(Pairs):
+    """`[[augment.dictionary]]`: a tsv file for each pair, a term and its translation in a line; read in both directions."""
+
+
+class AugmentSection(Section):
+    """LLaMAX's data augmentation (arXiv 2407.05975): words of the source are replaced by their translation in some
+    language, from a dictionary that has the word itself (1-hop); only the target is learned.
+    """
+
+    dictionary: list[Dictionary] = []
+    languages: list[str] = []
+    """The replacements are in these languages. Empty: in all that the dictionaries have."""
+    rate: float = Field(0.3, gt=0, le=1)
+    """Probability with which a word that is in a dictionary is replaced."""
+    below_pairs: int = Field(25_000, gt=0)
+    """Pairs of languages with fewer pairs of sentences are augmented, up to about this number; others are left alone."""
+    repeat: int = Field(3, gt=0)
+    """How often the original of such a pair is there."""
+    max_copies: int = Field(5, ge=0)
+    """At most this many code-switched copies of one original."""
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value: list[str]) -> list[str]:
+        as_value_error(check_languages, value)
+        return value
+
+
 class Evaluation(Monolingual):
     """`[[evaluation]]`: a test set, one file of sentences for each language; what training has of it is reported."""
 
@@ -63,6 +91,7 @@ class SftConfig(CorpusConfig):
     aligned: list[SftAligned] = []
     downsample: DownsampleSection = DownsampleSection()
     pmp: PmpSection = PmpSection()
+    augment: AugmentSection | None = None
     evaluation: list[Evaluation] = []
 
     @field_validator("template")

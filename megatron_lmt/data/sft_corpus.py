@@ -12,21 +12,29 @@ Next on the path: `preprocess.py`, with the target as the only text to learn.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_lmt.data.cleaning import Cleaner
+from megatron_lmt.data.code_switching import Augmentation
 from megatron_lmt.data.contamination import Contamination
 from megatron_lmt.data.corpus_files import CorpusFolder, chance, check_inputs, read_inputs, resolve_root
 from megatron_lmt.data.prompts import CONTROL_TOKENS, END_OF_TURN, ChatTurn, render_prompt
+from megatron_lmt.data.records import read_lines
 from megatron_lmt.data.sft_config import SftConfig, SftInput, sft_inputs
 from megatron_lmt.data.sft_report import SftReport
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import is_downsampled
-from megatron_lmt.toml_config import load_toml, validate
+from megatron_lmt.toml_config import apply_override, load_toml, validate
 
 
 def build_sft_corpus(
-    config_file: Path, output: Path, tokenizer: Path | None = None, root: str | None = None, workers: int = 1
+    config_file: Path,
+    output: Path,
+    tokenizer: Path | None = None,
+    root: str | None = None,
+    workers: int = 1,
+    overrides: Sequence[str] = (),
 ) -> SftReport:
     """Write `<source>-<target>.jsonl` with records of `prompt` (a chat up to the answer), `target` and `id`.
 
@@ -36,53 +44,91 @@ def build_sft_corpus(
         tokenizer: instead of the config's `chat_template_from`.
         root: instead of the config's own.
         workers: processes for `[clean]`, see `Cleaner`.
+        overrides: such as `downsample.rate=0.2`; the value is TOML.
     Raises:
         UserError: the config, missing inputs (all of them), the first bad line, or a known test set among the inputs.
     """
-    config = validate(SftConfig, load_toml(config_file), str(config_file))
+    content = load_toml(config_file)
+    for override in overrides:
+        apply_override(content, override)
+    config = validate(SftConfig, content, str(config_file))
     folder = resolve_root(root or config.root, config_file)
     sources = sft_inputs(config, folder)
     contamination = Contamination(config.evaluation, folder, sources)
     check_inputs(sources)
     turn = ChatTurn(_tokenizer_folder(config, config_file, folder, tokenizer))
-    report, read, kept = SftReport(), {}, Counter()
+    augmentation = _augmentation(config, folder, sources)
+    read: dict[str, int] = {}
+    kept: Counter[str] = Counter()
     with CorpusFolder(output) as corpus, Cleaner(sources, folder, corpus, workers) as cleaner:
-        for files, line, source_text, target_text, auxiliary_text in cleaner.keep(read_inputs(sources, read)):
+        builder = _Builder(config, turn, augmentation, corpus)
+        report = builder.report
+        for files, line, *texts in cleaner.keep(read_inputs(sources, read)):
             kept[files.name] += 1
-            reason = _control_token(source_text, target_text, auxiliary_text) or contamination.check(
-                files, source_text, target_text
-            )
+            reason = _control_token(*texts) or contamination.check(files, *texts[:2])
             if reason:
-                report.drop(files, line, reason, source_text, target_text)
-                continue
-            auxiliary = (files.auxiliary, auxiliary_text) if auxiliary_text is not None else None
-            both = (
-                (files.source, files.target, source_text, target_text),
-                (files.target, files.source, target_text, source_text),
-            )
-            for source, target, text, translation in both:
-                direction = f"{source}-{target}"
-                is_kept = _is_kept(config, files, line, source, target)
-                wants_pmp = chance(config.seed, "pmp", files.name, line, direction) < config.pmp.share
-                report.count(direction, translation, is_kept, wants_pmp, auxiliary is not None)
-                if is_kept:
-                    prompt = render_prompt(config.template, source, target, text, auxiliary if wants_pmp else None)
-                    target_and_end = translation + END_OF_TURN
-                    record = {"prompt": turn.render(prompt), "target": target_and_end, "id": f"{files.name}:{line}"}
-                    corpus.add(direction, record)
+                report.drop(files, line, reason, *texts[:2])
+            else:
+                builder.add_pair(files, line, *texts)
         contamination.refuse_test_sets()
         report.write_dropped(corpus)
-        corpus.finish(
-            {
-                "config": config.model_dump(),
-                "root": str(folder),
-                "read": read,
-                **cleaner.finish(read, kept),
-                **report.as_dict(),
-                "overlap": contamination.overlap(),
-            }
-        )
+        summary = {"config": config.model_dump(), "root": str(folder), "read": read, **cleaner.finish(read, kept)}
+        corpus.finish({**summary, **report.as_dict(), "overlap": contamination.overlap()})
     return report
+
+
+class _Builder:
+    """Makes the records of each pair in both directions, and counts them in `report`."""
+
+    def __init__(self, config: SftConfig, turn: ChatTurn, augmentation: Augmentation | None, corpus: CorpusFolder):
+        self._config = config
+        self._turn = turn
+        self._augmentation = augmentation
+        self._corpus = corpus
+        self.report = SftReport()
+
+    def add_pair(self, files: SftInput, line: int, source_text: str, target_text: str, auxiliary_text: str | None) -> None:
+        auxiliary = (files.auxiliary, auxiliary_text) if auxiliary_text is not None else None
+        self._add_instance(files, line, files.source, files.target, source_text, target_text, auxiliary)
+        self._add_instance(files, line, files.target, files.source, target_text, source_text, auxiliary)
+
+    def _add_instance(
+        self,
+        files: SftInput,
+        line: int,
+        source: str,
+        target: str,
+        text: str,
+        translation: str,
+        auxiliary: tuple[str, str] | None,
+    ) -> None:
+        config, direction, place = self._config, f"{source}-{target}", f"{files.name}:{line}"
+        is_kept = _is_kept(config, files, line, source, target)
+        wants_pmp = chance(config.seed, "pmp", files.name, line, direction) < config.pmp.share
+        self.report.count(direction, translation, is_kept, wants_pmp, auxiliary is not None)
+        if not is_kept:
+            return
+        prompt = render_prompt(config.template, source, target, text, auxiliary if wants_pmp else None)
+        for _ in range(self._augmentation.repeats(source, target) if self._augmentation else 1):
+            self._add_record(direction, prompt, translation, place)
+        for switched in self._augmentation.switched(source, target, text, place, direction) if self._augmentation else ():
+            prompt = render_prompt(config.template, source, target, switched)
+            self._add_record(direction, prompt, translation, f"{place}:code-switched")
+            self.report.directions[direction].code_switched += 1
+
+    def _add_record(self, direction: str, prompt: str, translation: str, place: str) -> None:
+        record = {"prompt": self._turn.render(prompt), "target": translation + END_OF_TURN, "id": place}
+        self._corpus.add(direction, record)
+
+
+def _augmentation(config: SftConfig, root: Path, sources: list[SftInput]) -> Augmentation | None:
+    """What to add to pairs of languages with few sentences, which are counted for this."""
+    if config.augment is None:
+        return None
+    pairs: Counter[frozenset[str]] = Counter()
+    for files in sources:
+        pairs[frozenset((files.source, files.target))] += sum(1 for _ in read_lines(files.paths[0]))
+    return Augmentation(config.augment, root, pairs, config.seed)
 
 
 def _is_kept(config: SftConfig, files: SftInput, line: int, source: str, target: str) -> bool:

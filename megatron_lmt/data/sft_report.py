@@ -16,7 +16,8 @@ DROPPED = "dropped.tsv"
 class DirectionCounts:
     """Instances of a direction: `before` downsampling and `after`; those after are `plain` or `pmp`.
 
-    `pmp_fallback` are the plain ones that were to have an auxiliary sentence and have none.
+    `pmp_fallback` are the plain ones that were to have an auxiliary sentence and have none. `code_switched` copies are
+    not among them, and neither are repeats; the records of the file are in corpus.json.
     """
 
     before: int = 0
@@ -24,6 +25,7 @@ class DirectionCounts:
     plain: int = 0
     pmp: int = 0
     pmp_fallback: int = 0
+    code_switched: int = 0
 
 
 @dataclass
@@ -90,13 +92,14 @@ class SftReport:
     def summary(self) -> list[str]:
         """Lines of text for a person."""
         counts = self.directions.values()
-        before, after, pmp, fallback = (
-            sum(getattr(count, name) for count in counts) for name in ("before", "after", "pmp", "pmp_fallback")
-        )
+        names = ("before", "after", "pmp", "pmp_fallback", "code_switched")
+        before, after, pmp, fallback, switched = (sum(getattr(count, name) for count in counts) for name in names)
         lines = [
             f"{len(counts)} directions: {before:,} instances, {after:,} after downsampling",
             f"{pmp:,} with an auxiliary sentence; {fallback:,} were to have one and have none",
         ]
+        if switched:
+            lines.append(f"{switched:,} code-switched copies beside these")
         repetition = self.as_dict()["target_repetition"]
         for language in ("en", "zh"):
             if found := repetition.get(language):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 from megatron_lmt.config import load_run
+from megatron_lmt.data.fertility import fertility_table, measure
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.show import preview_sample, show_document, show_sample
 from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_lmt.errors import ConfigError, run_command
+from megatron_lmt.errors import ConfigError, Problems, run_command
+from megatron_lmt.languages import check_languages, languages
 from megatron_lmt.preflight import ReadyRun, check_run
 from megatron_lmt.replay import ReplayedStep, replay_step, step_of_sample
 from megatron_lmt.run_ledger import plan_against_ledger
@@ -52,12 +56,19 @@ def _parse_arguments() -> argparse.Namespace:
     look.add_argument("--seed", type=int, default=0, metavar="S", help="another one shows others (default: 0)")
     look.set_defaults(show=_look)
 
-    for command in (document, look):
+    fertility = commands.add_parser("fertility", help="tokens per word or character of each language")
+    fertility.add_argument("path", metavar="PATH", help="files of text, with {language} in the path; also .gz or .zst")
+    fertility.add_argument("--languages", nargs="+", metavar="CODE", help="default: all 60")
+    fertility.add_argument("--documents", type=int, metavar="N", help="the first N of each file (default: all)")
+    fertility.add_argument("--json", action="store_true", help="one JSON object for each language, instead of a table")
+    fertility.set_defaults(show=_fertility)
+
+    for command in (document, look, fertility):
         command.add_argument(
             "--tokenizer-type", choices=("HuggingFaceTokenizer", "SentencePieceTokenizer"), default="HuggingFaceTokenizer"
         )
         command.add_argument(
-            "--tokenizer-model", type=Path, required=True, metavar="PATH", help="the one the token files were made with"
+            "--tokenizer-model", type=Path, required=True, metavar="PATH", help="the one of the token files or of the model"
         )
     return parser.parse_args()
 
@@ -106,6 +117,21 @@ def _look(arguments: argparse.Namespace) -> list[str]:
     count = min(arguments.count, reader.num_documents)
     chosen = random.Random(arguments.seed).sample(range(reader.num_documents), count)
     return [line for number in chosen for line in show_document(reader, tokenizer, number)]
+
+
+def _fertility(arguments: argparse.Namespace) -> list[str]:
+    codes = arguments.languages or list(languages())
+    check_languages(codes)
+    if "{language}" not in arguments.path:
+        raise ConfigError(f"{arguments.path}: put {{language}} where the code of the language stands")
+    tokenizer = load_tokenizer(arguments.tokenizer_type, arguments.tokenizer_model)
+    problems = Problems()
+    found = [
+        problems.of(measure, code, Path(arguments.path.replace("{language}", code)), tokenizer, arguments.documents)
+        for code in codes
+    ]
+    problems.raise_if_any()
+    return [json.dumps(asdict(one), ensure_ascii=False) for one in found] if arguments.json else fertility_table(found)
 
 
 def _open_source(arguments: argparse.Namespace) -> tuple[IndexedReader, Tokenizer]:

@@ -35,12 +35,9 @@ class Contamination:
         if problems:
             raise ConfigError(problems)
         self._known = known_test_sets()
-        self._of_user = [
-            (read_test_set(section.name, paths), section.on_overlap)
-            for section, paths in zip(evaluation, files, strict=True)
-        ]
+        self._of_user = [read_test_set(section.name, paths) for section, paths in zip(evaluation, files, strict=True)]
         self._found: dict[tuple[str, str, str], set[str]] = {}  # (input, test set, language) → fingerprints
-        self._overlap: dict[str, dict[str, Counter]] = {test_set.name: {} for test_set, _ in self._of_user}
+        self._overlap: dict[str, dict[str, Counter]] = {test_set.name: {} for test_set in self._of_user}
 
     def check(self, files: SftInput, source_text: str, target_text: str) -> str | None:
         """Count a pair; returns why it must not be used, or None."""
@@ -51,13 +48,11 @@ class Contamination:
                 if test_set.has(language, text):
                     self._found.setdefault((files.name, test_set.name, language), set()).add(fingerprint(text))
                     reason = f"test set {test_set.name}"
-        for test_set, on_overlap in self._of_user:
+        for test_set in self._of_user:
             source, target = (test_set.has(language, text) for language, text in sides)
             if source or target:
                 counts = self._overlap[test_set.name].setdefault(files.direction, Counter())
                 counts.update({files.source: source, files.target: target, "both": source and target})
-                if on_overlap == "drop":
-                    reason = reason or f"evaluation set {test_set.name}"
         return reason
 
     def overlap(self) -> dict[str, dict[str, dict[str, int]]]:

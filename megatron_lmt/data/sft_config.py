@@ -76,10 +76,12 @@ class AugmentSection(Section):
 
 
 class Evaluation(Monolingual):
-    """`[[evaluation]]`: a test set, one file of sentences for each language; what training has of it is reported."""
+    """`[[evaluation]]`: a test set, one file of sentences for each language; what training has of it is reported.
+
+    To take it out as well, name the files in `[clean.evaluation]`; what is reported is what is left.
+    """
 
     name: str
-    on_overlap: Literal["report", "drop"] = "report"
 
 
 class SftConfig(CorpusConfig):

@@ -73,7 +73,8 @@ def build_sft_corpus(
         contamination.refuse_test_sets()
         report.write_dropped(corpus)
         summary = {"config": config.model_dump(), "root": str(folder), "read": read, **cleaner.finish(read, kept)}
-        corpus.finish({**summary, **report.as_dict(), "overlap": contamination.overlap()})
+        report.overlap = contamination.overlap()
+        corpus.finish({**summary, **report.as_dict()})
     return report
 
 

@@ -48,12 +48,16 @@ class Repetition:
 
 
 class SftReport:
-    """`directions`: direction → counts. `targets`: language → repetition. `dropped`: reason → pairs."""
+    """`directions`: direction → counts. `targets`: language → repetition. `dropped`: reason → pairs.
+
+    `overlap`: test set → pair of languages → pairs of sentences with a side, or both, in the test set.
+    """
 
     def __init__(self):
         self.directions: dict[str, DirectionCounts] = {}
         self.targets: dict[str, Repetition] = {}
         self.dropped: Counter[str] = Counter()
+        self.overlap: dict[str, dict[str, dict[str, int]]] = {}
         self._rows: list[tuple[str, str, str, str, str]] = []
 
     def count(self, direction: str, target_text: str, is_kept: bool, wants_pmp: bool, has_auxiliary: bool) -> None:
@@ -79,6 +83,7 @@ class SftReport:
             "directions": {direction: asdict(counts) for direction, counts in self.directions.items()},
             "target_repetition": {language: found.as_dict() for language, found in self.targets.items()},
             "dropped": dict(self.dropped),
+            "overlap": self.overlap,
         }
 
     def write_dropped(self, corpus: CorpusFolder) -> None:
@@ -107,6 +112,10 @@ class SftReport:
                     f"sources of one {language} sentence: {found['before']:.1f}, after downsampling {found['after']:.1f}"
                 )
         lines += [f"{number:,} pairs dropped: {reason}" for reason, number in self.dropped.items()]
+        for name, pairs in self.overlap.items():
+            both = sum(counts["both"] for counts in pairs.values())
+            either = sum(sum(counts.values()) for counts in pairs.values()) - 2 * both
+            lines.append(f"evaluation set {name}: {either:,} pairs have a side of it, {both:,} of them both sides")
         empty = [direction for direction, count in self.directions.items() if not count.after]
         if empty:
             lines.append(f"no file, because nothing is left: {' '.join(empty)}")

@@ -233,20 +233,21 @@ def test_the_known_test_sets_are_there():
     assert fingerprint("Thank you.") is None and fingerprint("ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ ᠪᠢᠴᠢᠭ") is not None
 
 
-def test_overlap_with_an_evaluation_set_is_reported_by_side_and_may_be_dropped(tmp_path, inputs, tiny_tokenizer):
+def test_overlap_with_an_evaluation_set_is_reported_by_side_and_may_be_cleaned(tmp_path, inputs, tiny_tokenizer):
     # sources 0 to 9 and, of other lines, targets 5 to 24
-    long = [f"a source sentence, number {i}\tбулак сүйлөм, номер {i}" for i in range(50)]
+    long = [f"a source sentence, number {i:02}\tбулак сүйлөм, номер {i:02}" for i in range(50)]
     (inputs / "en-ky.tsv").write_text("\n".join(long) + "\n", encoding="utf-8")
-    (inputs / "test.en").write_text("".join(f"A source sentence: number {i}.\n" for i in range(10)), encoding="utf-8")
-    (inputs / "test.ky").write_text("".join(f"Булак сүйлөм; номер {i}\n" for i in range(5, 25)), encoding="utf-8")
+    (inputs / "test.en").write_text("".join(f"A source sentence: number {i:02}.\n" for i in range(10)), encoding="utf-8")
+    (inputs / "test.ky").write_text("".join(f"Булак сүйлөм; номер {i:02}\n" for i in range(5, 25)), encoding="utf-8")
     evaluation = '[[evaluation]]\nname = "mine"\npath = "test.{language}"\nlanguages = ["en", "ky"]\n'
     report = build_sft_corpus(config(tmp_path, PAIRS + evaluation), tmp_path / "report", tiny_tokenizer)
     expected = {"mine": {"en-ky": {"en": 10, "ky": 20, "both": 5}}}
     assert json.loads((tmp_path / "report/corpus.json").read_text())["overlap"] == expected
     assert report.directions["en-ky"].after == 50 and not report.dropped
-    text = PAIRS + evaluation + 'on_overlap = "drop"\n'
-    report = build_sft_corpus(config(tmp_path, text), tmp_path / "drop", tiny_tokenizer)
-    assert report.directions["en-ky"].after == 25 and report.dropped == {"evaluation set mine": 25}
+    assert "evaluation set mine: 25 pairs have a side of it, 5 of them both sides" in report.summary()
+    text = PAIRS + evaluation + '[clean.evaluation]\nfiles = ["test.*"]\n'
+    report = build_sft_corpus(config(tmp_path, text), tmp_path / "clean", tiny_tokenizer)
+    assert report.directions["en-ky"].after == 25 and report.overlap == {"mine": {}}
 
 
 def test_lmts_data_in_all_117_pairs(tmp_path, sample_data, tiny_tokenizer):

@@ -115,3 +115,25 @@ def _draw_validation(axes, validations: list[dict]) -> None:
     axes.set_ylabel("validation loss per token (nats)")
     if len(names) <= MOST_NAMED:
         axes.legend(fontsize=8)
+
+
+def draw_heat_map(rows: list[str], columns: list[str], values: dict[tuple[str, str], float], title: str, path: Path) -> None:
+    """Draw a number for each row and column; those without one stay grey."""
+    from matplotlib import colormaps
+
+    figure, (axes,) = _new_axes(1.2 + 1.1 * len(columns), 1.2 + 0.22 * len(rows))
+    grid = [[values.get((row, column), float("nan")) for column in columns] for row in rows]
+    colors = colormaps["viridis"].with_extremes(bad="#dddddd")
+    image = axes.imshow(grid, aspect="auto", cmap=colors)
+    middle = (min(values.values()) + max(values.values())) / 2
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            if (value := values.get((row, column))) is not None:
+                color = "white" if value < middle else "black"
+                axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=6, color=color)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.xaxis.tick_top()
+    axes.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=axes, fraction=0.05)
+    figure.savefig(path, dpi=130)

@@ -159,7 +159,7 @@ def tiny_exported(tmp_path_factory, quickstart_tokenizer) -> Path:
 
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(3)
-    qwen3 = Qwen3ForCausalLM(Qwen3Config(**{**TINY_MODEL, "max_position_embeddings": 512}))
+    qwen3 = Qwen3ForCausalLM(Qwen3Config(**{**TINY_MODEL, "max_position_embeddings": 4096}))
     tokenizer = AutoTokenizer.from_pretrained(quickstart_tokenizer)
     qwen3.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     qwen3.save_pretrained(folder)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from megatron_lmt.data.prompts import END_OF_TURN
 from megatron_lmt.errors import ConfigError
 
+ENGINES = ("transformers", "vllm")
 _CONTENT = "\ue000content\ue000"  # private use characters: no template has them
 
 
@@ -65,23 +66,22 @@ def open_generator(model: Path, engine: str = "transformers", dtype: str = "auto
     """
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: no config.json; this is not an exported model (tools/checkpoint/convert.py makes one)")
-    engines = {"transformers": TransformersGenerator, "vllm": VllmGenerator}
-    if engine not in engines:
-        raise ConfigError(f"unknown engine {engine!r}: one of {', '.join(engines)}")
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
     try:
         engine_version = version(engine)
     except PackageNotFoundError:
         raise ConfigError(f"--engine {engine}: not installed here (pip install {engine})") from None
-    generator = engines[engine](model, dtype)
+    generator = (TransformersGenerator if engine == "transformers" else VllmGenerator)(model, dtype)
     generator.identity = {
-        "model": _model_identity(model),
+        "model": model_identity(model),
         "engine": f"{engine} {engine_version}",
         "dtype": generator.dtype,
     }
     return generator
 
 
-def _model_identity(model: Path) -> dict[str, Any]:
+def model_identity(model: Path) -> dict[str, Any]:
     """The model's path and the sizes and times of its files: hashing the weights would take longer than many a job."""
     files = sorted(model.glob("*.safetensors")) + [model / "config.json"]
     return {"path": str(model.resolve()), "files": {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files}}

@@ -38,7 +38,7 @@ def test_spbleu_is_bleu_of_the_given_models_pieces(tmp_path):
     prefix = tmp_path / "spm"
     sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=str(prefix), vocab_size=250, minloglevel=2)
     scores, signatures = Scorer(prefix.with_suffix(".model")).scores("th", [LINES[9]], [LINES[9][:-10]])
-    assert 0 < scores["bleu"] < scores["spbleu"] < 100
+    assert scores["bleu"] < scores["spbleu"] < 100
     assert "tok:spm-" in signatures["spbleu"]
     with pytest.raises(ConfigError, match="no SentencePiece model"):
         Scorer(text)

@@ -1,0 +1,42 @@
+"""Arguments of decoding, the same for every command that translates."""
+
+from __future__ import annotations
+
+import argparse
+
+from megatron_lmt.data.prompts import TEMPLATES
+from megatron_lmt.eval.generate import ENGINES
+from megatron_lmt.eval.translate import PROMPTS
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", choices=PROMPTS, default="stp", help="plain, with an auxiliary sentence, or a pivot")
+    parser.add_argument(
+        "--through", metavar="CODE", help="language of the auxiliary sentence (default: LMT's) or the pivot (default: en)"
+    )
+    parser.add_argument("--template", choices=sorted(TEMPLATES), default="release", help="wording of the prompt")
+    parser.add_argument("--num-beams", type=int, default=5, help="default: 5, as in LMT's release; 1 is greedy")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="of one translation (default: 512)")
+    parser.add_argument("--batch-size", type=int, default=32, help="sentences decoded together (default: 32)")
+    parser.add_argument("--engine", choices=ENGINES, default="transformers")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="default: the model's own on a GPU, float32 on a CPU",
+    )
+
+
+def decoding_problems(arguments: argparse.Namespace) -> list[str]:
+    """What is wrong with numbers among them."""
+    return [
+        f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at least 1"
+        for name in ("num_beams", "max_new_tokens", "batch_size")
+        if getattr(arguments, name) < 1
+    ]
+
+
+def decoding_options(arguments: argparse.Namespace) -> dict:
+    """Keyword arguments of `Translator.translate`."""
+    names = ("prompt", "through", "template", "num_beams", "max_new_tokens", "batch_size")
+    return {name: getattr(arguments, name) for name in names}

@@ -31,13 +31,56 @@ class ModelSection(Section):
 
 class ParallelSection(Section):
     tensor_model_parallel_size: PositiveInt = 1
-    pipeline_model_parallel_size: PositiveInt = 1
     sequence_parallel: bool = False
+    pipeline_model_parallel_size: PositiveInt = 1
+    virtual_pipeline_model_parallel_size: int | None = Field(None, ge=2)
+    """Parts of the model on each pipeline rank, which take turns (interleaved schedule). Absent: one."""
+    num_layers_in_first_pipeline_stage: PositiveInt | None = None
+    num_layers_in_last_pipeline_stage: PositiveInt | None = None
+    """Where the layers are not to be divided equally; the other stages share the rest equally."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share the positions of each document."""
+    overlap_grad_reduce: bool | None = None
+    """Reduce gradients over the data-parallel ranks while the backward pass goes on. Absent: on a GPU."""
+    overlap_param_gather: bool | None = None
+    """Gather updated parameters while the next forward pass goes on. Absent: on a GPU."""
+    recompute_granularity: Literal["full", "selective"] | None = None
+    """Compute whole layers, or the modules below, a second time in the backward pass and keep less in memory."""
+    recompute_method: Literal["uniform", "block"] | None = None
+    recompute_num_layers: PositiveInt | None = None
+    """With "full": every unit of so many layers (uniform), or only so many layers of each stage (block)."""
+    recompute_modules: list[Literal["core_attn", "mlp", "layernorm"]] | None = None
+    """With "selective"; absent: core_attn."""
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Processes that share one copy of the model and one micro batch."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
 
     @model_validator(mode="after")
-    def _sequence_parallel_needs_tensor_parallel(self):
+    def _settings_belong_together(self):
+        problems = []
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
-            raise ValueError("sequence_parallel = true needs tensor_model_parallel_size > 1: it splits over those ranks")
+            problems.append("sequence_parallel = true needs tensor_model_parallel_size > 1: it splits over those ranks")
+        if self.pipeline_model_parallel_size == 1:
+            problems += [
+                f"{key} = {getattr(self, key)} needs pipeline_model_parallel_size > 1"
+                for key in (
+                    "virtual_pipeline_model_parallel_size",
+                    "num_layers_in_first_pipeline_stage",
+                    "num_layers_in_last_pipeline_stage",
+                )
+                if getattr(self, key)
+            ]
+        if self.overlap_param_gather and self.overlap_grad_reduce is False:
+            problems.append("overlap_param_gather = true needs overlap_grad_reduce: it gathers by the same buckets")
+        full = self.recompute_granularity == "full"
+        if full != bool(self.recompute_method) or full != bool(self.recompute_num_layers):
+            problems.append('recompute_granularity = "full" goes with both recompute_method and recompute_num_layers')
+        if self.recompute_modules is not None and self.recompute_granularity != "selective":
+            problems.append('recompute_modules needs recompute_granularity = "selective"')
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

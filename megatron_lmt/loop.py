@@ -15,10 +15,11 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_lmt.data.ledger import consumed_table
-from megatron_lmt.data.loader import BatchShape, GlobalBatch, global_batches
+from megatron_lmt.data.loader import GlobalBatch, global_batches
 from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.targets import target_markers
 from megatron_lmt.errors import UserError
+from megatron_lmt.faults import FaultJudge, name_samples
 from megatron_lmt.files import write_json_atomically, write_text_atomically
 from megatron_lmt.log import open_log
 from megatron_lmt.model.hf_io import RandomTensors, copy_companions
@@ -40,12 +41,11 @@ from megatron_lmt.runtime.checkpoint_folder import (
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, prepare_saving
 from megatron_lmt.runtime.device import Device
-from megatron_lmt.runtime.faults import FaultJudge, name_samples
 from megatron_lmt.runtime.metrics import MetricsLog, SampleLosses, console_line, mean_losses, training_flops
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from megatron_lmt.runtime.retention import delete_superfluous
 from megatron_lmt.runtime.signals import StopRequest
-from megatron_lmt.step import Trainee
+from megatron_lmt.step import ModelChunks, Trainee, batch_shape
 from megatron_lmt.validate import validation_losses
 
 
@@ -92,16 +92,10 @@ class _Loop:
         self.metrics: MetricsLog | None = None  # of the first process only
         data = self.run_config.data
         self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
-        self.batch_shape = BatchShape(
-            seq_length=self.run_config.data.seq_length,
-            micro_batch_size=self.run_config.train.micro_batch_size,
-            global_batch_size=self.run_config.train.global_batch_size,
-            data_parallel_rank=parallel.data_parallel_rank(),
-            data_parallel_size=parallel.data_parallel_size(),
-        )
+        self.batch_shape = batch_shape(self.run_config)
         in_background = self.run_config.checkpoint.async_save
         self.saver = CheckpointSaver(device.is_gpu if in_background is None else in_background)
-        self.trainee = _build_trainee(ready, device, self.batch_shape)
+        self.trainee = _build_trainee(ready, device)
         self.faults = FaultJudge(self.run_config.train.loss_spike)
         self.first_iteration = 1
         for folder in without_marker(self.run_config.output_dir / "checkpoints"):
@@ -240,6 +234,7 @@ class _Loop:
     def _save(self, iteration: int) -> None:
         run = self.run_config
         self._commit_save(wait=True)
+        self.trainee.gather_parameters()
         run_state = {
             "iteration": iteration,
             "identity": self.ready.identity,
@@ -279,16 +274,20 @@ def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 20))  # as Megatron prints it: beyond this the number says nothing
 
 
-def _build_trainee(ready: ReadyRun, device: Device, shape: BatchShape) -> Trainee:
+def _build_trainee(ready: ReadyRun, device: Device) -> Trainee:
     """Model, optimizer and schedule, with the weights the run starts from (a resumed run loads its own later)."""
     run = ready.run
     bf16 = device.bf16_by_default if run.train.bf16 is None else run.train.bf16
-    stages = parallel.is_first_stage(), parallel.is_last_stage()
-    bare = build_model(ready.shape, run.parallel, device, bf16, *stages)
+    virtual = run.parallel.virtual_pipeline_model_parallel_size
+    chunks = ModelChunks()
+    for stage in range(virtual) if virtual else [None]:
+        ends = parallel.is_first_stage(stage), parallel.is_last_stage(stage)
+        chunks.append(build_model(ready.shape, run.parallel, device, bf16, *ends, stage))
     if isinstance(ready.start_from, Path) and not ready.resume_from:
-        load_checkpoint(ready.start_from, bare, None)
+        load_checkpoint(ready.start_from, chunks, None)
     elif not ready.resume_from:
-        set_weights(bare, ready.shape, ready.start_from or RandomTensors(ready.shape, run.seed))
-    model = wrap_data_parallel(bare)
-    optimizer = build_optimizer(model, run, bf16)
-    return Trainee(model, optimizer, build_scheduler(optimizer, run), device, shape)
+        for chunk in chunks:
+            set_weights(chunk, ready.shape, ready.start_from or RandomTensors(ready.shape, run.seed))
+    wrapped = wrap_data_parallel(chunks, run.parallel, device)
+    optimizer = build_optimizer(wrapped, run, bf16)
+    return Trainee(wrapped, optimizer, build_scheduler(optimizer, run), device)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_lmt.config import RunConfig
+from megatron_lmt.config import ParallelSection, RunConfig
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.ledger import plan_table
 from megatron_lmt.data.sources import open_source
@@ -77,7 +77,7 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
         problems.of(check_supervision, {**readers, **validation_readers}, tokenizer, run.data.packing)
     problems.of(_check_processes, run, world_size)
     if shape:
-        problems.found += check_parallel(shape, *_model_parallel(run))
+        problems.found += check_parallel(shape, *_model_parallel(run.parallel))
         problems.of(_check_lengths, run, shape)
         problems.of(check_free_disk, run, shape)
         if tokenizer:
@@ -131,24 +131,38 @@ def _open_all(problems: Problems, prefixes: dict[str, Path], tokenizer: Tokenize
     return {name: reader for name, reader in opened.items() if reader}
 
 
-def _model_parallel(run: RunConfig) -> tuple[int, int]:
-    return run.parallel.tensor_model_parallel_size, run.parallel.pipeline_model_parallel_size
+def _model_parallel(parallel: ParallelSection) -> tuple[int, int, int, int | None, int | None]:
+    return (
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.virtual_pipeline_model_parallel_size or 1,
+        parallel.num_layers_in_first_pipeline_stage,
+        parallel.num_layers_in_last_pipeline_stage,
+    )
 
 
 def _check_processes(run: RunConfig, world_size: int | None) -> None:
-    tensor, pipeline = _model_parallel(run)
-    world_size = world_size or tensor * pipeline
-    if world_size % (tensor * pipeline):
+    parallel = run.parallel
+    size, pipeline = parallel.model_parallel_size, parallel.pipeline_model_parallel_size
+    world_size = world_size or size
+    if world_size % size:
+        sizes = f"{parallel.tensor_model_parallel_size} × {pipeline} × {parallel.context_parallel_size}"
         raise ConfigError(
             f"parallel: {world_size} processes cannot be divided into groups of tensor_model_parallel_size × "
-            f"pipeline_model_parallel_size = {tensor} × {pipeline}; start a multiple of {tensor * pipeline}"
+            f"pipeline_model_parallel_size × context_parallel_size = {sizes}; start a multiple of {size}"
         )
-    data_parallel = world_size // (tensor * pipeline)
+    data_parallel = world_size // size
     micro, total = run.train.micro_batch_size, run.train.global_batch_size
     if total % (micro * data_parallel):
         raise ConfigError(
             f"train.global_batch_size = {total} is not a multiple of micro_batch_size × data-parallel size = "
             f"{micro} × {data_parallel}"
+        )
+    if parallel.virtual_pipeline_model_parallel_size and total // (micro * data_parallel) % pipeline:
+        raise ConfigError(
+            f"train.global_batch_size = {total} makes {total // (micro * data_parallel)} micro batches on each of "
+            f"{data_parallel} data-parallel ranks; virtual_pipeline_model_parallel_size needs a multiple of "
+            f"pipeline_model_parallel_size = {pipeline}"
         )
 
 

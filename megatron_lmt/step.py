@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain, tee
 
 import numpy as np
 import torch
@@ -13,38 +14,73 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_lmt.data.loader import BatchShape, MicroBatch
+from megatron_lmt.config import RunConfig
+from megatron_lmt.data.batch import BatchShape, MicroBatch
 from megatron_lmt.model.qwen3 import packed_seq_params
+from megatron_lmt.runtime import parallel
 from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.metrics import SampleLosses
-from megatron_lmt.runtime.parallel import speaks_for_its_stage, sum_over_all
+
+
+def batch_shape(run: RunConfig) -> BatchShape:
+    """How this run's global batches are divided, and this process's place in it."""
+    sizes = run.parallel
+    return BatchShape(
+        seq_length=run.data.seq_length,
+        micro_batch_size=run.train.micro_batch_size,
+        global_batch_size=run.train.global_batch_size,
+        data_parallel_rank=parallel.data_parallel_rank(),
+        data_parallel_size=parallel.data_parallel_size(),
+        context_parallel_rank=parallel.context_parallel_rank(),
+        context_parallel_size=sizes.context_parallel_size,
+        tensor_model_parallel_size=sizes.tensor_model_parallel_size,
+        micro_batch_group=sizes.pipeline_model_parallel_size if sizes.virtual_pipeline_model_parallel_size else 1,
+    )
+
+
+class ModelChunks(list):
+    """The parts of the model on a rank with virtual pipeline stages, as one for checkpoints."""
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self[0].config
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return chain.from_iterable(chunk.parameters() for chunk in self)
+
+    def sharded_state_dict(self, **options) -> dict:
+        return {f"model{number}": chunk.sharded_state_dict(**options) for number, chunk in enumerate(self)}
+
+    def load_state_dict(self, state: dict) -> None:
+        for number, chunk in enumerate(self):
+            chunk.load_state_dict(state[f"model{number}"])
 
 
 class Trainee:
     """The model with what trains it.
 
     Args:
-        shape: how a global batch is divided.
+        chunks: the parts of the model on this rank, one for each virtual pipeline stage.
     """
 
     def __init__(
         self,
-        model: DistributedDataParallel,
+        chunks: list[DistributedDataParallel],
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
         device: Device,
-        shape: BatchShape,
     ):
-        self.model = model
+        self.chunks = chunks
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.device = device
-        self.shape = shape
 
     @property
-    def bare_model(self) -> GPTModel:
-        return self.model.module
+    def bare_model(self) -> GPTModel | ModelChunks:
+        bare = ModelChunks(chunk.module for chunk in self.chunks)
+        return bare if len(bare) > 1 else bare[0]
 
     @property
     def learning_rate(self) -> float:
@@ -59,7 +95,8 @@ class Trainee:
         Returns:
             the losses of the global batch, and whether any process was told to stop.
         """
-        self.model.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         losses, stop_flags = self._run(iter(micro_batches), len(micro_batches), False, stop_flag)
         return losses, stop_flags > 0
@@ -79,25 +116,32 @@ class Trainee:
         """The losses of `num_micro_batches` on each data-parallel rank, in the order in which samples are dealt."""
         return self._run(micro_batches, num_micro_batches, True, 0.0)[0]
 
+    def gather_parameters(self) -> None:
+        """Wait for updated parameters that are still to come, before anything but a forward pass looks at them."""
+        for chunk in self.chunks:
+            if chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync(force_sync=True)
+
     def _run(
         self, micro_batches: Iterator[MicroBatch], number: int, forward_only: bool, flag: float
     ) -> tuple[SampleLosses, float]:
+        first = next(micro_batches)
+        of_chunks = tee(chain([first], micro_batches), len(self.chunks))
         results = get_forward_backward_func()(
             forward_step_func=self._forward,
-            data_iterator=micro_batches,
-            model=[self.model],
+            data_iterator=list(of_chunks),
+            model=self.chunks,
             num_microbatches=number,
-            seq_length=self.shape.seq_length * self.shape.micro_batch_size,
+            seq_length=first.num_positions,
             micro_batch_size=1,
             forward_only=forward_only,
         )
         # statistic, micro batch, data-parallel rank, slot of the micro batch
-        slots = 2 * self.shape.micro_batch_size
-        table = torch.zeros(2, number, self.shape.data_parallel_size, slots, dtype=torch.float64)
-        if speaks_for_its_stage():
+        table = torch.zeros(2, number, parallel.data_parallel_size(), 2 * first.num_samples, dtype=torch.float64)
+        if parallel.speaks_for_its_stage():
             mine = torch.stack([result["slots"] for result in results], dim=1)
-            table[:, :, self.shape.data_parallel_rank] = mine.cpu()
-        *values, flags = sum_over_all([*table.flatten().tolist(), flag], self.device)
+            table[:, :, parallel.data_parallel_rank()] = mine.cpu()
+        *values, flags = parallel.sum_over_all([*table.flatten().tolist(), flag], self.device)
         sums, counts = np.array(values).reshape(2, -1, 2)
         return SampleLosses(sums, counts), flags
 
@@ -110,16 +154,16 @@ class Trainee:
             labels=batch.labels,
             packed_seq_params=packed_seq_params(batch.cu_seqlens, batch.max_seqlen),
         )
-        return output, partial(_loss_sum, batch, 2 * self.shape.micro_batch_size)
+        return output, partial(_loss_sum, batch)
 
 
-def _loss_sum(batch: MicroBatch, num_slots: int, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
+def _loss_sum(batch: MicroBatch, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """In the form that `calculate_per_token_loss` asks for: sum, number of tokens, and what to report.
 
-    Reported is `slots`, float64 [2, num_slots]: sums and numbers of tokens for each slot.
+    Reported is `slots`, float64 [2, 2 × samples]: sums and numbers of tokens for each slot.
     """
     # where the mask is 0, a loss that is not a number must not become one of the sum
     counted = torch.where(batch.loss_mask > 0, losses.float(), 0.0)
     values = torch.stack([counted.detach().flatten(), batch.loss_mask.flatten()]).double()
-    slots = values.new_zeros(2, num_slots).index_add_(1, batch.loss_slots.flatten(), values)
+    slots = values.new_zeros(2, 2 * batch.num_samples).index_add_(1, batch.loss_slots.flatten(), values)
     return counted.sum(), batch.loss_mask.sum().to(torch.int), {"slots": slots}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
+from megatron_lmt.data.batch import BatchShape
 from megatron_lmt.data.indexed import IndexedReader
-from megatron_lmt.data.loader import BatchShape, MicroBatch, collate
+from megatron_lmt.data.loader import my_micro_batches
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import whole_documents
 from megatron_lmt.runtime.metrics import mean_losses
@@ -37,13 +36,9 @@ def validation_losses(
         documents = np.arange(reader.num_documents)
         packed = whole_documents(documents, reader.document_lengths(documents) - 1, shape.seq_length)
         samples += [Sample(number, pieces) for pieces in packed[:eval_samples]]
-    stride = shape.micro_batch_size * shape.data_parallel_size
+    stride = shape.micro_batch_size * shape.data_parallel_size * shape.micro_batch_group
     samples += [None] * (-len(samples) % stride)  # samples of padding carry no loss
-
-    def micro_batches() -> Iterator[MicroBatch]:
-        for mine in shape.my_samples(samples):
-            yield collate(mine, list(readers.values()), shape.seq_length, markers)
-
-    losses = trainee.evaluate(micro_batches(), len(samples) // stride)
+    micro_batches = my_micro_batches(samples, list(readers.values()), shape, markers)
+    losses = trainee.evaluate(micro_batches, len(samples) // (shape.micro_batch_size * shape.data_parallel_size))
     names = list(readers)
     return mean_losses(losses, [names[sample.source] if sample else None for sample in samples], "validation_")

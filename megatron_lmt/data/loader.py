@@ -18,31 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from megatron_lmt.data.batch import BatchShape, MicroBatch
+from megatron_lmt.data.context import divide, row_length
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.mixture import Mixture, Sample
 from megatron_lmt.data.packing import lengths_of
 from megatron_lmt.data.targets import target_start
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """B = micro_batch_size × seq_length positions.
-
-    `tokens`, `labels` int64 [1, B]; `loss_mask` float32 [1, B], 1 where the label counts;
-    `loss_slots` int64 [1, B], where the loss of a position is counted: 2 × its sample, + 1 for target tokens of pairs;
-    `cu_seqlens` int32 [documents + 1], starts of the packed sequences, ending with B; `max_seqlen` the longest of them.
-    """
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    loss_mask: torch.Tensor
-    loss_slots: torch.Tensor
-    cu_seqlens: torch.Tensor
-    max_seqlen: int
-
-    def to(self, device: torch.device) -> MicroBatch:
-        tensors = (self.tokens, self.labels, self.loss_mask, self.loss_slots, self.cu_seqlens)
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.max_seqlen)
 
 
 @dataclass(frozen=True)
@@ -102,6 +83,7 @@ def collate(
         loss_slots=torch.from_numpy(loss_slots).unsqueeze(0),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=int(np.diff(cu_seqlens).max()),
+        num_samples=len(samples),
     )
 
 
@@ -124,26 +106,18 @@ def _target_mask(pieces: np.ndarray, reader: IndexedReader, marker: np.ndarray) 
     return np.concatenate(masks) if masks else 0
 
 
-@dataclass(frozen=True)
-class BatchShape:
-    """How a global batch is divided: sample numbers are dealt to micro batches, then to data-parallel ranks."""
-
-    seq_length: int
-    micro_batch_size: int
-    global_batch_size: int
-    data_parallel_rank: int
-    data_parallel_size: int
-
-    @property
-    def num_micro_batches(self) -> int:
-        return self.global_batch_size // (self.micro_batch_size * self.data_parallel_size)
-
-    def my_samples(self, samples: list) -> Iterator[list]:
-        """The samples of each micro batch of this rank; the global batch is the same for any number of ranks."""
-        stride = self.micro_batch_size * self.data_parallel_size
-        for start in range(0, len(samples), stride):
-            first = start + self.data_parallel_rank * self.micro_batch_size
-            yield samples[first : first + self.micro_batch_size]
+def my_micro_batches(
+    samples: list[Sample | None],
+    readers: list[IndexedReader],
+    shape: BatchShape,
+    markers: list[np.ndarray | None] | None = None,
+) -> Iterator[MicroBatch]:
+    """This rank's part of a global batch. See `collate` for the arguments."""
+    size = shape.context_parallel_size
+    length = row_length(samples, shape) if size > 1 else None
+    for mine in shape.my_samples(samples):
+        batch = collate(mine, readers, shape.seq_length, markers)
+        yield divide(batch, length, shape.context_parallel_rank, size) if length else batch
 
 
 def global_batches(
@@ -158,7 +132,7 @@ def global_batches(
         samples = [mixture.next_sample() for _ in range(shape.global_batch_size)]
         lengths = lengths_of(np.concatenate([sample.pieces for sample in samples]))
         return GlobalBatch(
-            micro_batches=[collate(mine, readers, shape.seq_length, markers) for mine in shape.my_samples(samples)],
+            micro_batches=list(my_micro_batches(samples, readers, shape, markers)),
             samples=samples,
             num_tokens=int(lengths.sum()),
             sum_squared_lengths=int((lengths * lengths).sum()),

@@ -1,8 +1,7 @@
 """Qwen3 and Llama 3 on megatron-core: configuration, layer specification and the model of one pipeline stage.
 
-On a GPU the layers are Transformer Engine's. On a CPU they are megatron-core's own, with two modules of ours where its
-own refuse to work: an RMSNorm for sequence parallelism and an attention for packed documents. Both give the parameters
-the same checkpoint keys.
+On a GPU the layers are Transformer Engine's. On a CPU they are megatron-core's own, with two modules of `cpu_layers.py`.
+Both give the parameters the same checkpoint keys.
 
 `open_device` must have run before this module is imported.
 """
@@ -17,12 +16,12 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 )
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_lmt.config import ParallelSection
+from megatron_lmt.model.cpu_layers import PackedAttention, RMSNorm
 from megatron_lmt.model.shape import ModelShape
 from megatron_lmt.model.weights import mark_tensor_parallel
 from megatron_lmt.runtime.device import Device
@@ -51,7 +50,18 @@ def transformer_config(shape: ModelShape, parallel: ParallelSection, device: Dev
         pipeline_dtype=dtype,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
+        # with two ranks the batched way mixes up the micro batches of virtual stages: wrong losses and no error
+        batch_p2p_comm=parallel.virtual_pipeline_model_parallel_size is None,
+        overlap_p2p_comm=parallel.virtual_pipeline_model_parallel_size is not None,
         sequence_parallel=parallel.sequence_parallel,
+        context_parallel_size=parallel.context_parallel_size,
+        recompute_granularity=parallel.recompute_granularity,
+        recompute_method=parallel.recompute_method,
+        recompute_num_layers=parallel.recompute_num_layers,
+        recompute_modules=parallel.recompute_modules,
         calculate_per_token_loss=True,
         perform_initialization=False,  # every weight is set by model/weights.py, the same for any layout
         use_cpu_initialization=not device.is_gpu,
@@ -60,53 +70,12 @@ def transformer_config(shape: ModelShape, parallel: ParallelSection, device: Dev
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
-        deallocate_pipeline_outputs=True,
+        # gloo sends from memory that would be given back too early where sends overlap
+        deallocate_pipeline_outputs=device.is_gpu or parallel.virtual_pipeline_model_parallel_size is None,
     )
 
 
-class RMSNorm(torch.nn.Module):
-    """Root mean square norm (Zhang and Sennrich 2019) that marks its weight for sequence parallelism.
-
-    megatron-core sums the gradients of marked weights over the tensor-parallel ranks, each of which sees only a part of
-    the sequence.
-    """
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
-
-
-class PackedAttention(MegatronModule):
-    """Causal attention inside each packed document, through torch's scaled_dot_product_attention."""
-
-    def __init__(self, config: TransformerConfig, layer_number, attn_mask_type, attention_type, **_for_other_backends):
-        super().__init__(config=config)
-
-    def forward(self, query, key, value, attention_mask, attn_mask_type=None, attention_bias=None, packed_seq_params=None):
-        """Attend inside each document.
-
-        Args:
-            query: [positions, heads, head_dim]; `key` and `value`: [positions, groups, head_dim].
-            packed_seq_params: where each document begins.
-        Returns:
-            [positions, heads × head_dim]
-        """
-        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-        # [1, heads, positions, head_dim]: with a batch dimension torch takes its fused kernel, a third faster
-        by_head = [x.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for x in (query, key, value)]
-        attended = [
-            F.scaled_dot_product_attention(*document, is_causal=True, enable_gqa=True)
-            for document in zip(*by_head, strict=True)
-        ]
-        return torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1)
-
-
-def layer_spec(config: TransformerConfig, device: Device) -> ModuleSpec | TransformerBlockSubmodules:
+def layer_spec(config: TransformerConfig, device: Device, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:
     """The modules of this pipeline stage's layers."""
     if device.is_gpu:
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
@@ -117,7 +86,7 @@ def layer_spec(config: TransformerConfig, device: Device) -> ModuleSpec | Transf
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     attention.core_attention = PackedAttention
-    return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config, vp_stage), layer_norm=RMSNorm)
 
 
 class Qwen3Model(GPTModel):
@@ -147,18 +116,25 @@ def padded_vocab_size(shape: ModelShape, tensor_model_parallel_size: int) -> int
 
 
 def build_model(
-    shape: ModelShape, parallel: ParallelSection, device: Device, bf16: bool, pre_process: bool, post_process: bool
+    shape: ModelShape,
+    parallel: ParallelSection,
+    device: Device,
+    bf16: bool,
+    pre_process: bool,
+    post_process: bool,
+    vp_stage: int | None = None,
 ) -> Qwen3Model:
     """The part of the model that this rank holds, with weights not set yet.
 
     Args:
-        pre_process: this pipeline stage has the embedding.
-        post_process: this pipeline stage has the output layer.
+        pre_process: this part has the embedding.
+        post_process: this part has the output layer.
+        vp_stage: which of this rank's virtual pipeline stages it is; None where there are none.
     """
     config = transformer_config(shape, parallel, device, bf16)
     model = Qwen3Model(
         config=config,
-        transformer_layer_spec=layer_spec(config, device),
+        transformer_layer_spec=layer_spec(config, device, vp_stage),
         vocab_size=padded_vocab_size(shape, parallel.tensor_model_parallel_size),
         true_vocab_size=shape.vocab_size,
         max_sequence_length=shape.max_position_embeddings,
@@ -169,6 +145,7 @@ def build_model(
         rotary_base=shape.rope_theta,
         rope_scaling=shape.rope_scaling_factor is not None,
         rope_scaling_factor=shape.rope_scaling_factor or 1.0,
+        vp_stage=vp_stage,
     )
     mark_tensor_parallel(model, shape)
     return model.to(device.torch_device)

@@ -150,17 +150,34 @@ def _unsupported(config: dict) -> list[str]:
     return problems
 
 
-def check_parallel(shape: ModelShape, tensor: int, pipeline: int) -> list[str]:
-    """Problems of splitting this shape over `tensor` × `pipeline` ranks, as messages; empty if there are none."""
+def check_parallel(
+    shape: ModelShape, tensor: int, pipeline: int, virtual: int = 1, first: int | None = None, last: int | None = None
+) -> list[str]:
+    """Problems of splitting this shape over `tensor` × `pipeline` ranks, as messages; empty if there are none.
+
+    Args:
+        virtual: parts on each pipeline rank.
+        first, last: layers of the first and the last pipeline stage; None shares equally.
+    """
     problems = []
     for field in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         if getattr(shape, field) % tensor:
             problems.append(
                 f"parallel.tensor_model_parallel_size = {tensor} does not divide {field} = {getattr(shape, field)}"
             )
-    if shape.num_hidden_layers % pipeline:
+    given = [count for count in (first, last) if count is not None]
+    left, stages = shape.num_hidden_layers - sum(given), pipeline - len(given)
+    if left != 0 if stages == 0 else left <= 0 or left % (stages * virtual):
         problems.append(
             f"parallel.pipeline_model_parallel_size = {pipeline} does not divide "
             f"num_hidden_layers = {shape.num_hidden_layers}"
+            + (f" less {given} of the first or last stage" if given else "")
+            + (f" with virtual_pipeline_model_parallel_size = {virtual}" if virtual > 1 else "")
         )
+    problems += [
+        f"parallel.virtual_pipeline_model_parallel_size = {virtual} does not divide the {count} layers of the first or "
+        "last pipeline stage"
+        for count in given
+        if count % virtual
+    ]
     return problems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -10,16 +12,34 @@ from megatron.core.optimizer import get_standard_config_overrides as weight_deca
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_lmt.config import RunConfig
+from megatron_lmt.config import ParallelSection, RunConfig
+from megatron_lmt.runtime.device import Device
 
 
-def wrap_data_parallel(model: GPTModel) -> DistributedDataParallel:
-    """Gradients are summed in fp32 and reduced over the data-parallel ranks; each keeps a part of the optimizer."""
-    config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
-    return DistributedDataParallel(model.config, config, model)
+def wrap_data_parallel(chunks: list[GPTModel], parallel: ParallelSection, device: Device) -> list[DistributedDataParallel]:
+    """Gradients are summed in fp32 and reduced over the data-parallel ranks; each keeps a part of the optimizer.
+
+    Args:
+        chunks: the parts of the model on this rank, one for each virtual pipeline stage.
+    """
+    overlap_reduce = device.is_gpu if parallel.overlap_grad_reduce is None else parallel.overlap_grad_reduce
+    overlap_gather = (
+        overlap_reduce and device.is_gpu if parallel.overlap_param_gather is None else parallel.overlap_param_gather
+    )
+    config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=overlap_reduce or overlap_gather,
+        overlap_param_gather=overlap_gather,
+    )
+    return [
+        # parts that are reached later need no buckets: their communication is not on the critical path
+        DistributedDataParallel(chunk.config, config, chunk, disable_bucketing=number > 0)
+        for number, chunk in enumerate(chunks)
+    ]
 
 
-def build_optimizer(model: DistributedDataParallel, run: RunConfig, bf16: bool) -> MegatronOptimizer:
+def build_optimizer(chunks: list[DistributedDataParallel], run: RunConfig, bf16: bool) -> MegatronOptimizer:
     """AdamW with fp32 main parameters, sharded over the data-parallel ranks; vectors (norms) do not decay."""
     section = run.optimizer
     config = OptimizerConfig(
@@ -32,16 +52,25 @@ def build_optimizer(model: DistributedDataParallel, run: RunConfig, bf16: bool) 
         adam_eps=section.adam_eps,
         clip_grad=section.clip_grad,
         bf16=bf16,
-        params_dtype=model.config.params_dtype,
+        params_dtype=chunks[0].config.params_dtype,
         use_distributed_optimizer=True,
+        overlap_param_gather=chunks[0].ddp_config.overlap_param_gather,
     )
-    optimizer = get_megatron_optimizer(config, [model], config_overrides=weight_decay_exemptions(config))
-    for distributed_optimizer in getattr(optimizer, "chained_optimizers", [optimizer]):
+    optimizer = get_megatron_optimizer(config, chunks, config_overrides=weight_decay_exemptions(config))
+    for distributed_optimizer in optimizer.chained_optimizers:
         _keep_padding_between_buckets(distributed_optimizer)
-    model.config.grad_scale_func = optimizer.scale_loss
-    model.config.no_sync_func = model.no_sync
-    model.config.finalize_model_grads_func = finalize_model_grads
+    for chunk in chunks:
+        chunk.config.grad_scale_func = optimizer.scale_loss
+        chunk.config.finalize_model_grads_func = finalize_model_grads
+        chunk.config.no_sync_func = _one_or_all([chunk.no_sync for chunk in chunks])
+        if chunk.ddp_config.overlap_grad_reduce:
+            chunk.config.grad_sync_func = _one_or_all([chunk.start_grad_sync for chunk in chunks])
     return optimizer
+
+
+def _one_or_all(functions: list[Callable]) -> Callable | list[Callable]:
+    """As megatron-core's schedules want it: a list only with virtual pipeline stages."""
+    return functions if len(functions) > 1 else functions[0]
 
 
 def _keep_padding_between_buckets(optimizer: DistributedOptimizer) -> None:

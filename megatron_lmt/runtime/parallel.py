@@ -29,6 +29,8 @@ def open_process_groups(parallel: ParallelSection, device: Device, seed: int) ->
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
 
@@ -46,16 +48,20 @@ def data_parallel_size() -> int:
     return parallel_state.get_data_parallel_world_size()
 
 
-def is_first_stage() -> bool:
-    return parallel_state.is_pipeline_first_stage()
+def context_parallel_rank() -> int:
+    return parallel_state.get_context_parallel_rank()
 
 
-def is_last_stage() -> bool:
-    return parallel_state.is_pipeline_last_stage()
+def is_first_stage(vp_stage: int | None = None) -> bool:
+    return parallel_state.is_pipeline_first_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage)
+
+
+def is_last_stage(vp_stage: int | None = None) -> bool:
+    return parallel_state.is_pipeline_last_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage)
 
 
 def speaks_for_its_stage() -> bool:
-    """One process of each last pipeline stage holds the loss that counts; the others of its tensor group repeat it."""
+    """One process of each tensor group of the last pipeline stage holds the losses that count; the others repeat them."""
     return is_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
 
 

@@ -11,6 +11,16 @@ from tests.end_to_end.processes import curve, metrics, train
 TP2 = "parallel.tensor_model_parallel_size=2"
 PP2 = "parallel.pipeline_model_parallel_size=2"
 SP = "parallel.sequence_parallel=true"
+CP2 = "parallel.context_parallel_size=2"
+VPP2 = "parallel.virtual_pipeline_model_parallel_size=2"
+OVERLAP = ("parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
+UNEVEN = "parallel.num_layers_in_first_pipeline_stage=1"
+SELECTIVE_RECOMPUTE = ("parallel.recompute_granularity=selective", 'parallel.recompute_modules=["core_attn", "mlp"]')
+FULL_RECOMPUTE = (
+    "parallel.recompute_granularity=full",
+    "parallel.recompute_method=uniform",
+    "parallel.recompute_num_layers=1",
+)
 LAYOUTS = {
     "TP2": (2, TP2),
     "PP2": (2, PP2),
@@ -19,6 +29,11 @@ LAYOUTS = {
     "SP": (2, TP2, SP),
     "DP4": (4, "train.micro_batch_size=1"),
     "DP2-PP2": (4, PP2),
+    "CP2-TP2-SP": (4, CP2, TP2, SP),
+    "CP2-PP2-recompute": (4, CP2, PP2, *FULL_RECOMPUTE),
+    "VPP2-TP2": (4, PP2, VPP2, TP2),
+    "VPP2-DP2-overlap": (4, PP2, VPP2, *OVERLAP),
+    "uneven-recompute": (2, PP2, UNEVEN, *SELECTIVE_RECOMPUTE),
     "accumulation": (1, "train.micro_batch_size=1"),
 }
 
@@ -56,6 +71,18 @@ def test_curves_agree(one_process, layout):
     for mine, theirs in zip(validated, expected, strict=True):
         assert set(theirs) == {"iteration", "validation_loss/zh", "validation_loss/en-zh", "validation_target_loss/en-zh"}
         assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_run_goes_on_under_another_layout(one_process):
+    """Overlapped gathering has updated parameters still on their way when a checkpoint is due."""
+    folder = one_process.parent
+    overrides = ("output_dir=moved", "train.global_batch_size=8")
+    processes, *layout = LAYOUTS["VPP2-DP2-overlap"]
+    train(one_process, processes, *overrides, *layout)
+    for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
+        (folder / "moved" / name).unlink()
+    assert "resumed from" in train(one_process, 2, *overrides, CP2)
+    assert curve(folder / "moved") == pytest.approx(curve(folder / "run"), rel=1e-4)
 
 
 def test_bf16_learns_too(one_process):

@@ -90,7 +90,7 @@ def test_the_loss_of_each_sample_is_counted_in_its_own_slot(model, reader):
 
     samples = [Sample(0, pieces) for pieces in packed(reader, whole_documents)[:3]]
     batch = collate([*samples, None], [reader], SEQ_LENGTH)
-    loss_sum, num_tokens, report = _loss_sum(batch, 8, losses(model, batch)[None])
+    loss_sum, num_tokens, report = _loss_sum(batch, losses(model, batch)[None])
     sums, counts = report["slots"][:, ::2].tolist()
     pieces_of = [[sample.pieces[i : i + 1] for i in range(len(sample.pieces))] for sample in samples]
     alone = [sum(float(of_piece(model, reader, piece).sum()) for piece in pieces) for pieces in pieces_of]

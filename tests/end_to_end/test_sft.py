@@ -86,7 +86,7 @@ def trainee(folder):
 def gradients(trainee, batches):
     """The loss, and all gradients in one vector."""
     loss, _ = trainee.compute_gradients(batches, 0.0)
-    return loss, torch.cat([parameter.main_grad.flatten().clone() for parameter in trainee.bare_model.parameters()])
+    return loss.mean, torch.cat([parameter.main_grad.flatten().clone() for parameter in trainee.bare_model.parameters()])
 
 
 def packed(reader):

@@ -75,6 +75,12 @@ def test_all_problems_are_reported_at_once_each_with_its_key(tmp_path):
     [
         ("train.train_iters=5", "exactly one of"),
         ("parallel.sequence_parallel=true", "needs tensor_model_parallel_size > 1"),
+        ("parallel.virtual_pipeline_model_parallel_size=2", "needs pipeline_model_parallel_size > 1"),
+        ("parallel.num_layers_in_last_pipeline_stage=2", "needs pipeline_model_parallel_size > 1"),
+        ("parallel={overlap_param_gather=true, overlap_grad_reduce=false}", "needs overlap_grad_reduce"),
+        ("parallel.recompute_granularity=full", "goes with both recompute_method and recompute_num_layers"),
+        ('parallel={recompute_granularity="selective", recompute_num_layers=1}', "goes with both recompute_method"),
+        ('parallel.recompute_modules=["mlp"]', 'needs recompute_granularity = "selective"'),
         ("data.mixture.mono.path=plain", "names one file for several sources"),
         ("data.mixture.mono.path={language}.{tier}", "unknown placeholders"),
         ('data.mixture.mono.directions="all"', "not both"),

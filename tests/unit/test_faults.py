@@ -8,7 +8,7 @@ import pytest
 
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import PIECE
-from megatron_lmt.runtime.faults import ENOUGH, WINDOW, FaultJudge, name_samples
+from megatron_lmt.faults import ENOUGH, WINDOW, FaultJudge, name_samples
 
 
 def judged(losses, loss_spike=2.0):

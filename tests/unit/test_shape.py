@@ -87,3 +87,22 @@ def test_layouts_that_do_not_divide_the_model(tmp_path):
     shape = shape_of(tmp_path, QWEN3_8B)
     assert check_parallel(shape, 8, 4) == []
     assert len(check_parallel(shape, 16, 5)) == 2  # 8 key-value heads, 36 layers
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "virtual", "first", "last", "fits"),
+    [
+        (4, 3, None, None, True),
+        (4, 2, None, None, False),  # 36 layers in 8 parts
+        (4, 1, 8, 10, True),  # 9 on each of the others
+        (4, 1, 9, 8, False),
+        (2, 1, 20, 16, True),
+        (2, 1, 20, 17, False),
+        (2, 1, 36, None, False),  # none left for the second
+        (4, 3, 9, None, True),
+        (4, 2, 9, 9, False),  # 9 layers in two parts
+    ],
+)
+def test_uneven_and_virtual_pipeline_splits(tmp_path, pipeline, virtual, first, last, fits):
+    problems = check_parallel(shape_of(tmp_path, QWEN3_8B), 1, pipeline, virtual, first, last)
+    assert (problems == []) == fits, problems

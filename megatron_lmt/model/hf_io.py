@@ -1,7 +1,6 @@
-"""Hugging Face model folders: read slices of their tensors, write new ones.
+"""Hugging Face model folders: slices of their tensors, or random ones under the same names.
 
-Reading opens safetensors files lazily, so a rank reads only the bytes of its own slices. Writing takes tensors one at a
-time and holds one shard in memory.
+A rank reads only the rows of its own slices. `conversion/` writes such folders.
 """
 
 from __future__ import annotations
@@ -9,19 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.hf_mapping import hf_tensor_shapes
+from megatron_lmt.errors import CheckpointError, Problems
+from megatron_lmt.model.hf_mapping import EMBEDDING, HEAD, hf_tensor_shapes
+from megatron_lmt.model.safetensors_file import DTYPES, SafetensorsFile
 from megatron_lmt.model.shape import ModelShape
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+COMPARED_ROWS = 8192
 
 
 def is_hf_folder(path: Path) -> bool:
@@ -32,33 +30,22 @@ class SafetensorsFolder:
     """The tensors of a Hugging Face folder, one file or several.
 
     Raises:
-        CheckpointError: no weights there, or tensors missing, unexpected or of another shape than config.json says
-            (all of them are listed).
+        CheckpointError: no weights there, a file missing or cut off, or tensors missing, unexpected, of another shape
+            than config.json says or of different dtypes (all of them are listed).
     """
 
     def __init__(self, folder: Path, shape: ModelShape):
         self.folder = folder
-        if not is_hf_folder(folder):
-            raise CheckpointError(f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; no Hugging Face weights")
-        if (folder / INDEX_FILE).is_file():
-            weight_map = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
-            files = {name: folder / file for name, file in weight_map.items()}
-        else:
-            with safe_open(folder / SINGLE_FILE, framework="pt") as handle:
-                files = dict.fromkeys(handle.keys(), folder / SINGLE_FILE)
-        missing_files = sorted({str(file) for file in files.values() if not file.is_file()})
-        if missing_files:
-            raise CheckpointError([f"{file}: named in {INDEX_FILE}, but not there" for file in missing_files])
-        opened = {file: safe_open(file, framework="pt") for file in set(files.values())}
-        self._slices = {name: opened[file].get_slice(name) for name, file in files.items()}
+        self._file_of = _open_files(folder)
         self._check(shape)
+        self._is_tied = shape.tie_word_embeddings
 
     def _check(self, shape: ModelShape) -> None:
         folder = self.folder
         expected = hf_tensor_shapes(shape)
-        found = {name: tuple(part.get_shape()) for name, part in self._slices.items()}
+        found = {name: self.shape(name) for name in self._file_of}
         if shape.tie_word_embeddings:
-            found.pop("lm_head.weight", None)  # a copy of the embedding that some exports write
+            found.pop(HEAD, None)  # a copy of the embedding that some exports write
         problems = [f"{folder}: tensor {name} is missing" for name in expected if name not in found]
         problems += [
             f"{folder}: tensor {name} is not part of this {shape.architecture}" for name in found if name not in expected
@@ -68,29 +55,77 @@ class SafetensorsFolder:
             for name, size in expected.items()
             if name in found and found[name] != size
         ]
+        dtypes = sorted({file.tensors[name].dtype for name, file in self._file_of.items()})
+        if len(dtypes) > 1 or not set(dtypes) <= DTYPES.keys():
+            problems.append(f"{folder}: tensors are {dtypes}; all must be F32, or all BF16")
         if problems:
             raise CheckpointError(problems)
 
+    @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the tensors: float32 or bfloat16, all the same.
-
-        Raises:
-            CheckpointError: anything else, which would not survive a round trip.
-        """
-        found = {part.get_dtype() for part in self._slices.values()}
-        supported = {"F32": torch.float32, "BF16": torch.bfloat16}
-        if len(found) > 1 or not found <= supported.keys():
-            raise CheckpointError(f"{self.folder}: tensors are {sorted(found)}; all must be F32, or all BF16")
-        return supported[found.pop()]
+        """float32 or bfloat16, the same for all."""
+        return DTYPES[next(file.tensors[name].dtype for name, file in self._file_of.items())]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slices[name].get_shape())
+        return self._file_of[name].tensors[name].shape
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self._slices[name][start:stop]
+        """Rows of a tensor. The output layer of a tied model is its embedding."""
+        if name == HEAD and self._is_tied:
+            name = EMBEDDING
+        return self._file_of[name].rows(name, start, stop)
 
     def columns(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self._slices[name][:, start:stop]
+        return self._file_of[name].columns(name, start, stop)
+
+    def check_tied_copy(self) -> None:
+        """
+        Raises:
+            CheckpointError: the model is tied by its config.json, and has an output layer that is not its embedding.
+        """
+        if not self._is_tied or HEAD not in self._file_of:
+            return
+        num_rows = self.shape(HEAD)[0]
+        blocks = [(start, min(start + COMPARED_ROWS, num_rows)) for start in range(0, num_rows, COMPARED_ROWS)]
+        if self.shape(EMBEDDING) != self.shape(HEAD) or not all(
+            torch.equal(self.rows(EMBEDDING, *block), self._file_of[HEAD].rows(HEAD, *block)) for block in blocks
+        ):
+            raise CheckpointError(
+                f"{self.folder}: tie_word_embeddings = true in config.json, but {HEAD} is not {EMBEDDING}: "
+                f"set it to false, or delete {HEAD}"
+            )
+
+
+def _open_files(folder: Path) -> dict[str, SafetensorsFile]:
+    """The file of each tensor."""
+    if not is_hf_folder(folder):
+        raise CheckpointError(f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; no Hugging Face weights")
+    if not (folder / INDEX_FILE).is_file():
+        file = SafetensorsFile(folder / SINGLE_FILE)
+        return dict.fromkeys(file.tensors, file)
+    index = folder / INDEX_FILE
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index}: no index of safetensors files ({error!r})") from None
+    problems = Problems()
+    opened = {name: problems.of(_open_shard, folder / name) for name in sorted(set(weight_map.values()))}
+    files = {name: file for name, file in opened.items() if file}
+    for name, file in files.items():
+        named = {tensor for tensor, place in weight_map.items() if place == name}
+        problems.found += [
+            f"{folder / name}: {t} is not in it, against {INDEX_FILE}" for t in sorted(named - set(file.tensors))
+        ]
+        problems.found += [f"{folder / name}: {t} is in it, against {INDEX_FILE}" for t in sorted(set(file.tensors) - named)]
+    if problems.found:
+        raise CheckpointError(problems.found)
+    return {tensor: files[name] for tensor, name in weight_map.items()}
+
+
+def _open_shard(path: Path) -> SafetensorsFile:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: named in {INDEX_FILE}, but not there")
+    return SafetensorsFile(path)
 
 
 class RandomTensors:
@@ -130,41 +165,6 @@ class RandomTensors:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
         num_rows = min(self.BLOCK_ROWS, rows - number * self.BLOCK_ROWS)
         return torch.randn(num_rows, columns, generator=generator) * self._std
-
-
-def write_tensors(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_bytes: int) -> None:
-    """Write tensors as safetensors, in one file if they fit into one shard, else in several with an index.
-
-    Args:
-        tensors: (name, tensor) in the order of the files; consumed one at a time.
-        max_shard_bytes: a shard is closed before it would grow beyond this.
-    """
-    shards: list[list[str]] = []
-    shard: dict[str, torch.Tensor] = {}
-    total = 0
-
-    def close_shard():
-        save_file(shard, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-        shards.append(list(shard))
-        shard.clear()
-
-    for name, tensor in tensors:
-        size = tensor.numel() * tensor.element_size()
-        if shard and sum(t.numel() * t.element_size() for t in shard.values()) + size > max_shard_bytes:
-            close_shard()
-        shard[name] = tensor.contiguous()
-        total += size
-    close_shard()
-    if len(shards) == 1:
-        (folder / "shard-0").rename(folder / SINGLE_FILE)
-        return
-    weight_map = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"shard-{number}").rename(folder / file)
-        weight_map.update(dict.fromkeys(names, file))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -56,6 +56,8 @@ LAYER = (
     ("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), Layout.COLUMNS),
 )
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING_PARAMETER, HEAD_PARAMETER = "embedding.word_embeddings.weight", "output_layer.weight"
 QK_NORMS = ("self_attention.q_layernorm.weight", "self_attention.k_layernorm.weight")
 
 TORCH_LAYER_NAMES = {
@@ -67,7 +69,7 @@ TORCH_LAYER_NAMES = {
 
 def mappings(shape: ModelShape) -> Iterator[Mapping]:
     """Every parameter of the model, each once. A tied output layer is not a parameter of its own."""
-    yield Mapping("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), Layout.VOCABULARY)
+    yield Mapping(EMBEDDING_PARAMETER, (EMBEDDING,), Layout.VOCABULARY)
     for n in range(shape.num_hidden_layers):
         for megatron, hf, layout in LAYER:
             if megatron in QK_NORMS and not shape.has_qk_norm:
@@ -75,7 +77,7 @@ def mappings(shape: ModelShape) -> Iterator[Mapping]:
             yield Mapping(f"decoder.layers.{n}.{megatron}", tuple(f"model.layers.{n}.{name}" for name in hf), layout)
     yield Mapping("decoder.final_layernorm.weight", ("model.norm.weight",), Layout.WHOLE)
     if not shape.tie_word_embeddings:
-        yield Mapping("output_layer.weight", ("lm_head.weight",), Layout.VOCABULARY)
+        yield Mapping(HEAD_PARAMETER, (HEAD,), Layout.VOCABULARY)
 
 
 def hf_tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,57 @@
+"""What belongs to a model beside its weights: config.json, generation settings, tokenizer, chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from megatron_lmt.files import write_json_atomically
+from megatron_lmt.model.hf_io import copy_companions
+from megatron_lmt.model.shape import ModelShape
+
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
+"""The ends of a turn and of a text, Qwen3's and Llama 3's."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: torch.dtype) -> None:
+    """Everything of a Hugging Face folder but the weights, for a model of this shape.
+
+    Args:
+        source: folder with config.json and the tokenizer.
+        folder: an existing folder.
+    """
+    copy_companions(source, folder)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["architectures"] = [shape.architecture]
+    # transformers 5 writes `dtype`, earlier versions `torch_dtype`
+    config["dtype" if "dtype" in config else "torch_dtype"] = dtype_name(dtype)
+    if config.get("tie_word_embeddings", False) != shape.tie_word_embeddings:
+        config["tie_word_embeddings"] = shape.tie_word_embeddings
+    write_json_atomically(folder / "config.json", config)
+
+
+def write_generation_config(folder: Path) -> None:
+    """Generation ends at the end of a turn or of the text, whichever of them the vocabulary has."""
+    file = folder / "generation_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    ends = config.get("eos_token_id", [])
+    ends = list(ends) if isinstance(ends, list) else [ends]
+    ids = _added_tokens(folder / "tokenizer.json")
+    ends += [ids[token] for token in TURN_ENDS if token in ids and ids[token] not in ends]
+    if ends:
+        config["eos_token_id"] = ends
+        config.setdefault("pad_token_id", ids.get("<|endoftext|>", ends[0]))
+        write_json_atomically(file, config)
+
+
+def _added_tokens(tokenizer_file: Path) -> dict[str, int]:
+    if not tokenizer_file.is_file():
+        return {}
+    added = json.loads(tokenizer_file.read_text(encoding="utf-8"))["added_tokens"]
+    return {token["content"]: token["id"] for token in added}

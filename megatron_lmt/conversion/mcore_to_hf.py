@@ -1,0 +1,83 @@
+"""A checkpoint, ours or plain Megatron-LM's, becomes a Hugging Face folder that transformers and vLLM load as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from megatron_lmt.conversion.checks import is_finite, refuse_not_finite
+from megatron_lmt.conversion.companions import write_generation_config, write_hf_files
+from megatron_lmt.conversion.mcore_model import McoreModel
+from megatron_lmt.conversion.new_folder import check_target, new_folder
+from megatron_lmt.conversion.options import Options
+from megatron_lmt.conversion.pieces import Piece, model_pieces
+from megatron_lmt.conversion.read_ahead import read_ahead
+from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, create_shards, plan_shards
+from megatron_lmt.conversion.workers import share
+from megatron_lmt.data.progress import progress
+from megatron_lmt.model.hf_mapping import hf_tensor_shapes
+from megatron_lmt.model.shape import ModelShape, read_shape
+from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, find_checkpoint
+
+TASK_BYTES = 512 * 1024 * 1024
+
+
+def export_to_hf(source: Path, target: Path, options: Options) -> None:
+    """Make a Hugging Face folder at `target`, in the dtype of the checkpoint.
+
+    Args:
+        source: a checkpoint, or a run directory, of which the newest checkpoint is taken.
+    Raises:
+        UserError: `target` exists, there is no complete checkpoint, its tensors are not those of its config.json or hold
+            NaN, or the disk is full. `target` is as it was before.
+    """
+    check_target(target, source, options.overwrite)
+    checkpoint = find_checkpoint(source)
+    hf_files = checkpoint / HF_FOLDER
+    shape = read_shape(hf_files)
+    model = McoreModel(checkpoint, shape)
+    untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
+    plan = plan_shards(hf_tensor_shapes(untied), model.dtype, options.max_shard_bytes)
+    tasks = _tasks(list(model_pieces(untied, model.dtype.itemsize)), model.dtype.itemsize)
+    with new_folder(target, plan.num_bytes) as folder, progress(plan.num_bytes, "exporting", delay=5) as bar:
+        create_shards(folder, plan)
+        not_finite = []
+        fill = partial(_fill, checkpoint, shape, folder, plan)
+        for task, bad in zip(tasks, share(fill, tasks, options.workers), strict=True):
+            not_finite += bad
+            bar.update(sum(piece.numel for piece in task) * model.dtype.itemsize)
+        if not options.allow_nan:
+            refuse_not_finite(checkpoint, not_finite)
+        write_hf_files(hf_files, folder, untied, model.dtype)
+        write_generation_config(folder)
+
+
+def _tasks(pieces: Sequence[Piece], itemsize: int) -> list[list[Piece]]:
+    tasks, filled = [[]], 0
+    for piece in pieces:
+        if filled >= TASK_BYTES:
+            tasks.append([])
+            filled = 0
+        tasks[-1].append(piece)
+        filled += piece.numel * itemsize
+    return tasks
+
+
+def _fill(checkpoint: Path, shape: ModelShape, folder: Path, plan: ShardPlan, pieces: Sequence[Piece]) -> list[Piece]:
+    """Copy pieces into the shards; returns those with NaN or infinity in them."""
+    model, not_finite = McoreModel(checkpoint, shape), []
+
+    def read(piece: Piece) -> torch.Tensor:
+        return model.rows(piece.parameter, piece.start, piece.stop)
+
+    with ShardWriter(folder, plan) as writer:
+        for piece, rows in zip(pieces, read_ahead(read, pieces), strict=True):
+            if not is_finite(rows):
+                not_finite.append(piece)
+            for segment, part in piece.to_hf(rows):
+                writer.write(segment, part)
+    return not_finite

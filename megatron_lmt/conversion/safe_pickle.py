@@ -1,0 +1,113 @@
+"""Reads the two pickles of a distributed checkpoint without executing anything in them.
+
+Only what describes tensors is built. Whatever else a pickle names, such as classes of another megatron-core, becomes an
+empty object.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+
+from megatron_lmt.errors import CheckpointError
+
+DESCRIPTIONS = "torch.distributed.checkpoint"
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """A tensor in an archive of `torch.save`: `offset` is numbers from the start of the record `data/<key>`."""
+
+    key: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @property
+    def is_contiguous(self) -> bool:
+        return torch.empty_strided(self.shape, self.strides, device="meta").is_contiguous()
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The `.metadata` of a distributed checkpoint.
+
+    Raises:
+        CheckpointError: no such file, or not that.
+    """
+    try:
+        metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; the folder is not a distributed checkpoint (torch_dist)") from None
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
+        raise CheckpointError(f"{path}: cannot be read, it is damaged ({error!r})") from None
+    if not isinstance(metadata, Metadata):
+        raise CheckpointError(f"{path}: not the metadata of a distributed checkpoint")
+    return metadata
+
+
+def read_saved_tensor(pickled: bytes) -> SavedTensor:
+    """What the pickle in a `torch.save` archive of one tensor says about it.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    saved = _Unpickler(io.BytesIO(pickled)).load()
+    if not isinstance(saved, SavedTensor):
+        raise ValueError("not a tensor")
+    return saved
+
+
+class _Nothing:
+    """Stands for whatever is not needed."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+    def __setitem__(self, *_):
+        pass
+
+    def append(self, _):
+        pass
+
+    def extend(self, _):
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _saved_tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch" and "." not in name:
+            found = getattr(torch, name, None)
+            if isinstance(found, (torch.dtype, torch.layout)) or found is torch.Size or name.endswith("Storage"):
+                return found
+        if module.partition(".")[0] == "torch" and module.startswith(DESCRIPTIONS) and "." not in name:
+            found = super().find_class(module, name)
+            if inspect.isclass(found) and found.__module__.startswith(DESCRIPTIONS):
+                return found
+        return _Nothing
+
+    def persistent_load(self, identifier: tuple) -> tuple[str, torch.dtype | None]:
+        """A storage: its record, and the dtype of its numbers."""
+        _, storage_type, key, *_ = identifier
+        return key, getattr(storage_type, "dtype", None)
+
+
+def _saved_tensor(storage: tuple, offset: int, shape: tuple, strides: tuple, *_) -> SavedTensor:
+    key, dtype = storage
+    return SavedTensor(key, dtype, tuple(shape), tuple(strides), offset)

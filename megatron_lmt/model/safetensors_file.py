@@ -1,0 +1,110 @@
+"""One safetensors file: eight bytes with the length of a JSON header, the header, the tensors' bytes.
+
+The file is checked when it is opened, and tensors are read a range of rows at a time. The `safetensors` package maps the
+whole file into memory, which a conversion in bounded memory cannot use (see `tensor_bytes.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_lmt.errors import CheckpointError
+from megatron_lmt.model.tensor_bytes import read_into
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
+"""The dtypes that survive a round trip, by safetensors' names."""
+
+READ_BYTES = 64 * 1024 * 1024
+LONGEST_HEADER = 100_000_000
+"""As in the safetensors package."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """`offset` and `size` are bytes, `offset` from the start of the file; `dtype` is safetensors' name."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class SafetensorsFile:
+    """Reads rows and columns of the tensors of one file.
+
+    Raises:
+        CheckpointError: not a safetensors file, or cut off.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.tensors = read_header(path)
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __del__(self):
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        stored = self.tensors[name]
+        dtype = DTYPES[stored.dtype]
+        tensor = torch.empty(stop - start, *stored.shape[1:], dtype=dtype)
+        row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
+        try:
+            read_into(tensor, self._file, stored.offset + start * row_bytes)
+        except (OSError, EOFError) as error:
+            raise CheckpointError(f"{self.path}: {name} cannot be read ({error})") from None
+        return tensor
+
+    def columns(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Columns of a matrix; whole rows are read, a block at a time."""
+        stored = self.tensors[name]
+        num_rows, num_columns = stored.shape
+        if (start, stop) == (0, num_columns):
+            return self.rows(name, 0, num_rows)
+        tensor = torch.empty(num_rows, stop - start, dtype=DTYPES[stored.dtype])
+        step = max(1, READ_BYTES * num_rows // max(stored.size, 1))
+        for first in range(0, num_rows, step):
+            last = min(first + step, num_rows)
+            tensor[first:last] = self.rows(name, first, last)[:, start:stop]
+        return tensor
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name.
+
+    Raises:
+        CheckpointError: not a safetensors file, or cut off.
+    """
+    file_size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if file_size < 8 or length > min(LONGEST_HEADER, file_size - 8):
+            raise CheckpointError(
+                f"{path}: {file_size} bytes, with a header of {length}: cut off, or not a safetensors file"
+            )
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = {name: _stored_tensor(entry, 8 + length) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, its header cannot be read ({error!r})") from None
+    end = max((tensor.offset + tensor.size for tensor in tensors.values()), default=8 + length)
+    if end != file_size:
+        raise CheckpointError(f"{path}: {file_size} bytes instead of the {end} that its header says: cut off or damaged")
+    return tensors
+
+
+def _stored_tensor(entry: dict, data_start: int) -> StoredTensor:
+    shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype and math.prod(shape) * dtype.itemsize != stop - start:
+        raise ValueError(f"{stop - start} bytes for {entry['dtype']} {shape}")
+    return StoredTensor(entry["dtype"], shape, data_start + start, stop - start)

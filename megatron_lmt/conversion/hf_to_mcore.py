@@ -14,7 +14,7 @@ from megatron_lmt.conversion.mcore_model import LAYERS, parameter_shapes
 from megatron_lmt.conversion.new_folder import check_target, new_folder
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
-from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, plan_files, write_file
+from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, no_checksums, plan_files, write_file
 from megatron_lmt.conversion.workers import share
 from megatron_lmt.data.progress import progress
 from megatron_lmt.files import write_json_atomically
@@ -22,7 +22,7 @@ from megatron_lmt.model.hf_io import SafetensorsFolder
 from megatron_lmt.model.shape import ModelShape, read_shape
 from megatron_lmt.runtime.checkpoint_folder import COMMIT_MARKER, HF_FOLDER, RUN_STATE
 
-FILE_BYTES = 512 * 1024 * 1024
+FILE_BYTES = 128 * 1024 * 1024
 
 
 def import_from_hf(source: Path, target: Path, options: Options) -> None:
@@ -88,4 +88,5 @@ def _write(source: Path, shape: ModelShape, folder: Path, task: _FileTask) -> tu
             not_finite.append(piece)
         return rows.reshape(chunk.shape)
 
-    return write_file(folder, task.number, list(task.chunks), make), not_finite
+    with no_checksums():
+        return write_file(folder, task.number, list(task.chunks), make), not_finite

@@ -7,15 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from megatron_lmt.conversion.checks import is_finite, refuse_not_finite
 from megatron_lmt.conversion.companions import write_generation_config, write_hf_files
 from megatron_lmt.conversion.mcore_model import McoreModel
 from megatron_lmt.conversion.new_folder import check_target, new_folder
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
-from megatron_lmt.conversion.read_ahead import read_ahead
 from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, create_shards, plan_shards
 from megatron_lmt.conversion.workers import share
 from megatron_lmt.data.progress import progress
@@ -23,7 +20,7 @@ from megatron_lmt.model.hf_mapping import hf_tensor_shapes
 from megatron_lmt.model.shape import ModelShape, read_shape
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, find_checkpoint
 
-TASK_BYTES = 512 * 1024 * 1024
+TASK_BYTES = 128 * 1024 * 1024
 
 
 def export_to_hf(source: Path, target: Path, options: Options) -> None:
@@ -71,11 +68,9 @@ def _fill(checkpoint: Path, shape: ModelShape, folder: Path, plan: ShardPlan, pi
     """Copy pieces into the shards; returns those with NaN or infinity in them."""
     model, not_finite = McoreModel(checkpoint, shape), []
 
-    def read(piece: Piece) -> torch.Tensor:
-        return model.rows(piece.parameter, piece.start, piece.stop)
-
     with ShardWriter(folder, plan) as writer:
-        for piece, rows in zip(pieces, read_ahead(read, pieces), strict=True):
+        for piece in pieces:
+            rows = model.rows(piece.parameter, piece.start, piece.stop)
             if not is_finite(rows):
                 not_finite.append(piece)
             for segment, part in piece.to_hf(rows):

@@ -16,7 +16,7 @@ import torch
 from megatron_lmt.model.hf_mapping import Layout, Mapping, TensorSource, hf_tensor_shapes, mappings
 from megatron_lmt.model.shape import ModelShape
 
-PIECE_BYTES = 64 * 1024 * 1024
+PIECE_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)

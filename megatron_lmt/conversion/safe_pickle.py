@@ -1,12 +1,10 @@
 """Reads the two pickles of a distributed checkpoint without executing anything in them.
 
-Only what describes tensors is built. Whatever else a pickle names, such as classes of another megatron-core, becomes an
-empty object.
+Whatever they name becomes a `Record`, which only holds attributes; torch.distributed is not even imported.
 """
 
 from __future__ import annotations
 
-import inspect
 import io
 import pickle
 from collections import OrderedDict
@@ -14,11 +12,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_lmt.errors import CheckpointError
 
-DESCRIPTIONS = "torch.distributed.checkpoint"
+STORAGES = {"FloatStorage": torch.float32, "BFloat16Storage": torch.bfloat16}
+"""How a saved tensor names its dtype."""
+
+
+class Record:
+    """An object of a pickle, with its attributes and nothing of its class; also for whatever is not needed."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+    def __setitem__(self, *_):
+        pass
+
+    def append(self, _):
+        pass
+
+    def extend(self, _):
+        pass
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class SavedTensor:
         return torch.empty_strided(self.shape, self.strides, device="meta").is_contiguous()
 
 
-def read_metadata(path: Path) -> Metadata:
+def read_metadata(path: Path) -> Record:
     """The `.metadata` of a distributed checkpoint.
 
     Raises:
@@ -48,7 +67,7 @@ def read_metadata(path: Path) -> Metadata:
         raise CheckpointError(f"{path}: {error.strerror}; the folder is not a distributed checkpoint (torch_dist)") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
         raise CheckpointError(f"{path}: cannot be read, it is damaged ({error!r})") from None
-    if not isinstance(metadata, Metadata):
+    if not isinstance(getattr(metadata, "storage_data", None), dict):
         raise CheckpointError(f"{path}: not the metadata of a distributed checkpoint")
     return metadata
 
@@ -65,25 +84,6 @@ def read_saved_tensor(pickled: bytes) -> SavedTensor:
     return saved
 
 
-class _Nothing:
-    """Stands for whatever is not needed."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __setstate__(self, _):
-        pass
-
-    def __setitem__(self, *_):
-        pass
-
-    def append(self, _):
-        pass
-
-    def extend(self, _):
-        pass
-
-
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -92,20 +92,18 @@ class _Unpickler(pickle.Unpickler):
             return lambda tensor, *_: tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if module == "torch" and "." not in name:
-            found = getattr(torch, name, None)
-            if isinstance(found, (torch.dtype, torch.layout)) or found is torch.Size or name.endswith("Storage"):
-                return found
-        if module.partition(".")[0] == "torch" and module.startswith(DESCRIPTIONS) and "." not in name:
-            found = super().find_class(module, name)
-            if inspect.isclass(found) and found.__module__.startswith(DESCRIPTIONS):
-                return found
-        return _Nothing
+        if module == "torch" and name == "Size":
+            return torch.Size
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        return Record
 
     def persistent_load(self, identifier: tuple) -> tuple[str, torch.dtype | None]:
         """A storage: its record, and the dtype of its numbers."""
-        _, storage_type, key, *_ = identifier
-        return key, getattr(storage_type, "dtype", None)
+        _, dtype, key, *_ = identifier
+        return key, dtype if isinstance(dtype, torch.dtype) else None
 
 
 def _saved_tensor(storage: tuple, offset: int, shape: tuple, strides: tuple, *_) -> SavedTensor:

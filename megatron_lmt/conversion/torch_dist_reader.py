@@ -57,7 +57,8 @@ class TorchDistReader:
             if not hasattr(entry, "chunks"):
                 continue  # bytes, such as Transformer Engine's extra state
             chunks = tuple(_chunk(name, chunk, places, folder) for chunk in entry.chunks)
-            self.tensors[name] = StoredTensor(entry.properties.dtype, tuple(entry.size), chunks)
+            dtype, *_ = entry.properties.state
+            self.tensors[name] = StoredTensor(dtype, tuple(entry.size), chunks)
         self._files: dict[str, int] = {}
         self._places: dict[Chunk, int] = {}
 

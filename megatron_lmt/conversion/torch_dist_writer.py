@@ -24,8 +24,6 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
-from megatron_lmt.conversion.read_ahead import read_ahead
-
 BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch"}
 """megatron-core's metadata.json."""
 
@@ -63,13 +61,11 @@ def write_file(
     """Write and flush file `number` of a checkpoint.
 
     Args:
-        make: the numbers of a chunk, contiguous and of its shape; called in order, one ahead of what is written.
+        make: the numbers of a chunk, contiguous and of its shape; called in order.
     """
-    tensors = read_ahead(make, chunks)
-    with _no_checksums():
-        writer = _writer(folder)
-        plans = writer.prepare_global_plan([SavePlan([])] * number + [SavePlan([_write_item(chunk) for chunk in chunks])])
-        return writer.write_data(plans[number], _Planner(tensors)).wait()
+    writer = _writer(folder)
+    plans = writer.prepare_global_plan([SavePlan([])] * number + [SavePlan([_write_item(chunk) for chunk in chunks])])
+    return writer.write_data(plans[number], _Planner(map(make, chunks))).wait()
 
 
 def finish(folder: Path, chunks: Sequence[NewChunk], results: list[list[WriteResult]], common: dict) -> None:
@@ -110,7 +106,7 @@ class _Planner(DefaultSavePlanner):
 
 
 @contextmanager
-def _no_checksums() -> Iterator[None]:
+def no_checksums() -> Iterator[None]:
     """The zip archives' CRC32 takes longer than writing, and nothing that loads a checkpoint looks at it."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)

@@ -41,7 +41,11 @@ class McoreModel:
         if parameter not in self._place:
             parameter = {HEAD_PARAMETER: EMBEDDING_PARAMETER}[parameter]
         key, layer = self._place[parameter]
-        return self._reader.rows(key, start, stop, layer)
+        row = self._reader.tensors[key].shape[1 if layer is None else 2 :]
+        offsets, shape = (start, *(0 for _ in row)), (stop - start, *row)
+        if layer is None:
+            return self._reader.block(key, offsets, shape)
+        return self._reader.block(key, (layer, *offsets), (1, *shape))[0]
 
     def _check(self, shape: ModelShape) -> None:
         tensors = {key: stored for key, stored in self._reader.tensors.items() if not key.startswith(NO_WEIGHTS)}

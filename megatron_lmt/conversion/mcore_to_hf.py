@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from megatron_lmt.conversion.checks import is_finite, refuse_not_finite
+from megatron_lmt.conversion.checks import is_finite, refuse
 from megatron_lmt.conversion.companions import write_generation_config, write_hf_files
 from megatron_lmt.conversion.mcore_model import McoreModel
+from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.new_folder import check_target, new_folder
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
@@ -17,8 +18,7 @@ from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, c
 from megatron_lmt.conversion.workers import share
 from megatron_lmt.data.progress import progress
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
-from megatron_lmt.model.shape import ModelShape, read_shape
-from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, find_checkpoint
+from megatron_lmt.model.shape import ModelShape
 
 TASK_BYTES = 128 * 1024 * 1024
 
@@ -33,23 +33,22 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
             NaN, or the disk is full. `target` is as it was before.
     """
     check_target(target, source, options.overwrite)
-    checkpoint = find_checkpoint(source)
-    hf_files = checkpoint / HF_FOLDER
-    shape = read_shape(hf_files)
-    model = McoreModel(checkpoint, shape)
+    checkpoint = find_mcore_source(source, options.hf_config)
+    shape = checkpoint.shape
+    model = McoreModel(checkpoint.folder, shape)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
     plan = plan_shards(hf_tensor_shapes(untied), model.dtype, options.max_shard_bytes)
     tasks = _tasks(list(model_pieces(untied, model.dtype.itemsize)), model.dtype.itemsize)
     with new_folder(target, plan.num_bytes) as folder, progress(plan.num_bytes, "exporting", delay=5) as bar:
         create_shards(folder, plan)
-        not_finite = []
-        fill = partial(_fill, checkpoint, shape, folder, plan)
+        not_finite = {}
+        fill = partial(_fill, checkpoint.folder, shape, folder, plan)
         for task, bad in zip(tasks, share(fill, tasks, options.workers), strict=True):
-            not_finite += bad
+            not_finite.update(dict.fromkeys(bad))
             bar.update(sum(piece.numel for piece in task) * model.dtype.itemsize)
         if not options.allow_nan:
-            refuse_not_finite(checkpoint, not_finite)
-        write_hf_files(hf_files, folder, untied, model.dtype)
+            refuse([f"{checkpoint.folder}: NaN or infinity in {name}; --allow-nan converts it" for name in not_finite])
+        write_hf_files(checkpoint.hf_files, folder, untied, model.dtype)
         write_generation_config(folder)
 
 
@@ -64,15 +63,15 @@ def _tasks(pieces: Sequence[Piece], itemsize: int) -> list[list[Piece]]:
     return tasks
 
 
-def _fill(checkpoint: Path, shape: ModelShape, folder: Path, plan: ShardPlan, pieces: Sequence[Piece]) -> list[Piece]:
-    """Copy pieces into the shards; returns those with NaN or infinity in them."""
+def _fill(checkpoint: Path, shape: ModelShape, folder: Path, plan: ShardPlan, pieces: Sequence[Piece]) -> list[str]:
+    """Copy pieces into the shards; returns the parameters with NaN or infinity in them."""
     model, not_finite = McoreModel(checkpoint, shape), []
 
     with ShardWriter(folder, plan) as writer:
         for piece in pieces:
             rows = model.rows(piece.parameter, piece.start, piece.stop)
             if not is_finite(rows):
-                not_finite.append(piece)
+                not_finite.append(piece.parameter)
             for segment, part in piece.to_hf(rows):
                 writer.write(segment, part)
     return not_finite

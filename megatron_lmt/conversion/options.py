@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class Options:
         allow_nan: NaN and infinity are converted like other numbers.
         untie: a model whose output layer is its embedding gets an output layer of its own, equal at first.
         max_shard_bytes: of one safetensors file.
+        hf_config: Hugging Face folder with config.json and tokenizer, for a plain Megatron-LM checkpoint.
+        tensor_parallel: size that a checkpoint is cut for; any other can load it all the same.
+        no_save_optim: leave the optimizer state out.
     """
 
     workers: int = 1
@@ -21,3 +25,6 @@ class Options:
     allow_nan: bool = False
     untie: bool = False
     max_shard_bytes: int = 5 * 10**9
+    hf_config: Path | None = None
+    tensor_parallel: int = 1
+    no_save_optim: bool = False

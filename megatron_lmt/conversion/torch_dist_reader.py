@@ -1,4 +1,4 @@
-"""Reads megatron-core's distributed checkpoints (`torch_dist`), rows of a tensor at a time, without a process group.
+"""Reads megatron-core's distributed checkpoints (`torch_dist`), a block of a tensor at a time, without a process group.
 
 `.metadata` says which file holds which chunk of which tensor; each chunk is what `torch.save` wrote, a zip archive with a
 small pickle and the tensor's bytes as they are in memory. Both pickles are read by `safe_pickle.py`, which executes
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_lmt.conversion.safe_pickle import read_metadata, read_saved_tensor
+from megatron_lmt.conversion.safe_pickle import Record, read_metadata, read_saved_tensor
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.model.tensor_bytes import read_into
 
@@ -51,14 +51,10 @@ class TorchDistReader:
     def __init__(self, folder: Path):
         self.folder = folder
         metadata = read_metadata(folder / ".metadata")
-        self.tensors: dict[str, StoredTensor] = {}
-        places = {(index.fqn, tuple(index.offset or ())): info for index, info in metadata.storage_data.items()}
-        for name, entry in metadata.state_dict_metadata.items():
-            if not hasattr(entry, "chunks"):
-                continue  # bytes, such as Transformer Engine's extra state
-            chunks = tuple(_chunk(name, chunk, places, folder) for chunk in entry.chunks)
-            dtype, *_ = entry.properties.state
-            self.tensors[name] = StoredTensor(dtype, tuple(entry.size), chunks)
+        try:
+            self.tensors = _tensors(metadata)
+        except (AttributeError, TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{folder / '.metadata'}: not understood ({error!r})") from None
         self._files: dict[str, int] = {}
         self._places: dict[Chunk, int] = {}
 
@@ -66,44 +62,43 @@ class TorchDistReader:
         for file in getattr(self, "_files", {}).values():
             os.close(file)
 
-    def rows(self, name: str, start: int, stop: int, layer: int | None = None) -> torch.Tensor:
-        """Rows [start, stop) of a tensor; of one layer's, where layers are stacked in it.
+    def block(self, name: str, offsets: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
+        """The block of a tensor that begins at `offsets`.
 
         Raises:
-            CheckpointError: a part of these rows is in no chunk, or a file cannot be read.
+            CheckpointError: a part of it is in no chunk, or a file cannot be read.
         """
         stored = self.tensors[name]
-        lead = () if layer is None else (layer,)
-        first, size = len(lead), stored.shape[len(lead) :]
-        rows = torch.empty(stop - start, *size[1:], dtype=stored.dtype)
-        filled = 0
+        block, filled = torch.empty(shape, dtype=stored.dtype), 0
         for chunk in stored.chunks:
-            inside = all(o <= n < o + s for n, o, s in zip(lead, chunk.offsets, chunk.shape, strict=False))
-            begin, end = max(start, chunk.offsets[first]), min(stop, chunk.offsets[first] + chunk.shape[first])
-            if not inside or begin >= end:
-                continue
-            skipped = math.prod(chunk.shape[first:]) * (layer - chunk.offsets[0] if lead else 0)
-            skipped += math.prod(chunk.shape[first + 1 :]) * (begin - chunk.offsets[first])
-            target = rows[begin - start : end - start]
-            for offset, length, dimension in zip(chunk.offsets[first + 1 :], chunk.shape[first + 1 :], (1,), strict=False):
-                target = target.narrow(dimension, offset, length)
-            self._read(name, chunk, stored.dtype, skipped, target)
-            filled += target.numel()
-        if filled != rows.numel():
-            raise CheckpointError(f"{self.folder}: {name}: {rows.numel() - filled} of its numbers are in no chunk")
-        return rows
+            begin = tuple(map(max, offsets, chunk.offsets))
+            end = tuple(min(o + n, p + m) for o, n, p, m in zip(offsets, shape, chunk.offsets, chunk.shape, strict=True))
+            if all(b < e for b, e in zip(begin, end, strict=True)):
+                target = block[_slices(begin, end, offsets)]
+                self._read(name, chunk, stored.dtype, _slices(begin, end, chunk.offsets), target)
+                filled += target.numel()
+        if filled != block.numel():
+            raise CheckpointError(f"{self.folder}: {name}: {block.numel() - filled} of its numbers are in no chunk")
+        return block
 
-    def _read(self, name: str, chunk: Chunk, dtype: torch.dtype, skipped: int, target: torch.Tensor) -> None:
-        """Fill `target` with a chunk's numbers after the first `skipped`."""
-        part = target if target.is_contiguous() else torch.empty(target.shape, dtype=dtype)
-        path = self.folder / chunk.file
+    def _read(self, name: str, chunk: Chunk, dtype: torch.dtype, part: tuple[slice, ...], target: torch.Tensor) -> None:
+        """Fill `target` with a part of a chunk, reading it whole from the first dimension of more than one index on."""
+        first = next((d for d, size in enumerate(target.shape) if size != 1), 0)
+        later = chunk.shape[first + 1 :]
+        read = target
+        if not target.is_contiguous() or target.shape[first + 1 :] != later:
+            read = torch.empty(*target.shape[: first + 1], *later, dtype=dtype)
+        skipped = 0
+        for size, index in zip(chunk.shape[: first + 1], part[: first + 1], strict=True):
+            skipped = skipped * size + index.start
         try:
-            place = self._data_offset(name, chunk, dtype) + skipped * dtype.itemsize
-            read_into(part, self._file(chunk.file), place)
+            place = self._data_offset(name, chunk, dtype) + skipped * math.prod(later) * dtype.itemsize
+            read_into(read, self._file(chunk.file), place)
         except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            path = self.folder / chunk.file
             raise CheckpointError(f"{path}: {name} cannot be read from byte {chunk.start} on ({error})") from None
-        if part is not target:
-            target.copy_(part)
+        if read is not target:
+            target.copy_(read[(slice(None),) * (first + 1) + part[first + 1 :]])
 
     def _file(self, name: str) -> int:
         if name not in self._files:
@@ -176,10 +171,24 @@ class _FilePart(io.RawIOBase):
         return len(data)
 
 
-def _chunk(name: str, chunk, places: dict, folder: Path) -> Chunk:
-    info = places.get((name, tuple(chunk.offsets)))
-    if info is None:
-        raise CheckpointError(f"{folder}: {name}: the metadata names no file for its chunk at {tuple(chunk.offsets)}")
-    if getattr(info, "transform_descriptors", None):
-        raise CheckpointError(f"{folder}: {name} was saved with {info.transform_descriptors}, which is not supported")
-    return Chunk(tuple(chunk.offsets), tuple(chunk.sizes), info.relative_path, info.offset, info.length)
+def _slices(begin: tuple[int, ...], end: tuple[int, ...], offsets: tuple[int, ...]) -> tuple[slice, ...]:
+    """[begin, end) of a tensor, counted from `offsets`."""
+    return tuple(slice(b - o, e - o) for b, e, o in zip(begin, end, offsets, strict=True))
+
+
+def _tensors(metadata: Record) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint; its other objects, such as Transformer Engine's extra state, are left out."""
+    places = {(index.fqn, tuple(getattr(index, "offset", ()))): info for index, info in metadata.storage_data.items()}
+    tensors = {}
+    for name, entry in metadata.state_dict_metadata.items():
+        if hasattr(entry, "chunks"):
+            dtype, *_ = entry.properties.state
+            chunks = tuple(_chunk(chunk, places[name, tuple(chunk.offsets)]) for chunk in entry.chunks)
+            tensors[name] = StoredTensor(dtype, tuple(entry.size), chunks)
+    return tensors
+
+
+def _chunk(chunk: Record, place: Record) -> Chunk:
+    if getattr(place, "transform_descriptors", None):
+        raise ValueError(f"it was saved with {place.transform_descriptors}")
+    return Chunk(tuple(chunk.offsets), tuple(chunk.sizes), place.relative_path, place.offset, place.length)

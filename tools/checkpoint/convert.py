@@ -7,10 +7,18 @@ from pathlib import Path
 
 from megatron_lmt.conversion.hf_to_mcore import import_from_hf
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
+from megatron_lmt.conversion.mcore_to_mcore import reshard
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.errors import ConfigError, run_command
 
-CONVERSIONS = {("hf", "mcore"): import_from_hf, ("mcore", "hf"): export_to_hf}
+CONVERSIONS = {("hf", "mcore"): import_from_hf, ("mcore", "hf"): export_to_hf, ("mcore", "mcore"): reshard}
+ONLY_FOR = {
+    # option: (its default, the conversions it belongs to)
+    "hf_config": (None, [("mcore", "hf"), ("mcore", "mcore")]),
+    "max_shard_size": (5, [("mcore", "hf")]),
+    "target_tensor_parallel_size": (1, [("mcore", "mcore")]),
+    "no_save_optim": (False, [("mcore", "mcore")]),
+}
 
 
 def main() -> None:
@@ -24,19 +32,39 @@ def main() -> None:
     parser.add_argument("--untie", action="store_true", help="give a model with a tied output layer one of its own")
     parser.add_argument("--max-shard-size", type=float, default=5, metavar="GB", help="of one safetensors file (default 5)")
     parser.add_argument("--allow-nan", action="store_true", help="convert NaN and infinity like other numbers")
+    parser.add_argument("--hf-config", type=Path, help="for plain Megatron-LM: folder of config.json and tokenizer")
+    parser.add_argument("--target-tensor-parallel-size", type=int, default=1, help="that a checkpoint is cut and padded for")
+    parser.add_argument("--no-save-optim", action="store_true", help="leave the optimizer state out")
     arguments = parser.parse_args()
-    convert = CONVERSIONS.get((arguments.loader, arguments.saver))
-    if convert is None:
-        raise ConfigError(f"--loader {arguments.loader} --saver {arguments.saver}: nothing to convert")
+    conversion = (arguments.loader, arguments.saver)
+    _check(arguments, conversion)
     options = Options(
         workers=arguments.workers,
         overwrite=arguments.overwrite,
         allow_nan=arguments.allow_nan,
         untie=arguments.untie,
         max_shard_bytes=int(arguments.max_shard_size * 10**9),
+        hf_config=arguments.hf_config,
+        tensor_parallel=arguments.target_tensor_parallel_size,
+        no_save_optim=arguments.no_save_optim,
     )
-    convert(arguments.load_dir, arguments.save_dir, options)
+    CONVERSIONS[conversion](arguments.load_dir, arguments.save_dir, options)
     print(f"wrote {arguments.save_dir}")
+
+
+def _check(arguments: argparse.Namespace, conversion: tuple[str, str]) -> None:
+    problems = []
+    if conversion not in CONVERSIONS:
+        problems.append("--loader hf --saver hf: nothing to convert")
+    for name, (default, belongs_to) in ONLY_FOR.items():
+        if getattr(arguments, name) != default and conversion not in belongs_to:
+            pairs = " or ".join(f"--loader {loader} --saver {saver}" for loader, saver in belongs_to)
+            problems.append(f"--{name.replace('_', '-')} is for {pairs}")
+    for name in ("workers", "max_shard_size", "target_tensor_parallel_size"):
+        if getattr(arguments, name) <= 0:
+            problems.append(f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be positive")
+    if problems:
+        raise ConfigError(problems)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""Writes a whole checkpoint of ours from parts, whatever they are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_lmt.conversion.checks import is_finite, refuse
+from megatron_lmt.conversion.new_folder import new_folder
+from megatron_lmt.conversion.options import Options
+from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, no_checksums, plan_files, write_file
+from megatron_lmt.conversion.workers import share
+from megatron_lmt.data.progress import progress
+from megatron_lmt.files import write_json_atomically
+from megatron_lmt.runtime.checkpoint_folder import COMMIT_MARKER, HF_FOLDER, RUN_STATE
+
+FILE_BYTES = 128 * 1024 * 1024
+
+Read = Callable[[Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chunk of the new checkpoint, what its numbers are read from, and the tensors that an error names."""
+
+    chunk: NewChunk
+    origin: Any
+    names: tuple[str, ...]
+
+
+@contextmanager
+def new_checkpoint(
+    target: Path, parts: Sequence[Part], open_source: Callable[[], Read], run_state: dict, options: Options
+) -> Iterator[Path]:
+    """Write a checkpoint; inside the context its folder holds all but the Hugging Face files and the commit marker.
+
+    Args:
+        open_source: opens what the origins are read from; called in each process, so it can be sent to one.
+        run_state: iteration, identity and dtype, see `runtime/checkpoint.py`.
+    Raises:
+        CheckpointError: NaN in the source, or a full disk; nothing has changed at `target`.
+    """
+    chunks = [part.chunk for part in parts]
+    num_bytes = sum(chunk.num_bytes for chunk in chunks)
+    files = plan_files(chunks, max(options.workers, -(-num_bytes // FILE_BYTES)))
+    by_chunk = {part.chunk: part for part in parts}
+    tasks = [(number, [by_chunk[chunk] for chunk in file]) for number, file in enumerate(files)]
+    with new_folder(target, num_bytes) as folder, progress(num_bytes, "converting", delay=5) as bar:
+        results, not_finite = [], []
+        written = share(partial(_write, open_source, folder), tasks, options.workers)
+        for (_, in_file), (entries, bad) in zip(tasks, written, strict=True):
+            results.append(entries)
+            not_finite += bad
+            bar.update(sum(part.chunk.num_bytes for part in in_file))
+        if not options.allow_nan:
+            refuse([f"NaN or infinity in {name}; --allow-nan converts it" for name in dict.fromkeys(not_finite)])
+        finish(folder, chunks, results, {})
+        (folder / HF_FOLDER).mkdir()
+        write_json_atomically(folder / RUN_STATE, run_state)
+        yield folder
+        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        write_json_atomically(folder / COMMIT_MARKER, {"bytes": sizes})
+
+
+def _write(open_source: Callable[[], Read], folder: Path, task: tuple[int, list[Part]]) -> tuple[list, list[str]]:
+    """Write one file; returns its entries for the metadata, and the names of tensors with NaN or infinity."""
+    number, parts = task
+    read, not_finite = open_source(), []
+    origins = {part.chunk: part for part in parts}
+
+    def make(chunk: NewChunk) -> torch.Tensor:
+        part = origins[chunk]
+        tensor = read(part.origin)
+        if not is_finite(tensor):
+            not_finite.extend(part.names)
+        return tensor.reshape(chunk.shape)
+
+    with no_checksums():
+        return write_file(folder, number, [part.chunk for part in parts], make), not_finite

@@ -158,7 +158,7 @@ def _forget(folder: Path) -> None:
 def _table(results: dict, arguments: argparse.Namespace) -> list[str]:
     """Markdown, so that it can be copied into docs/benchmarks.md."""
     lines = [
-        f"{arguments.workers} worker(s), median of {arguments.repeats}. {machine("megatron-core", "torch", "numpy")}",
+        f"{arguments.workers} worker(s), median of {arguments.repeats}. {machine('megatron-core', 'torch', 'numpy')}",
         "",
         "| | GB | seconds | times a copy | GB/s | peak, MB |",
         "|---" * 6 + "|",

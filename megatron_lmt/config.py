@@ -266,6 +266,15 @@ class CheckpointSection(Section):
         return self
 
 
+class JobSection(Section):
+    """How a run looks after itself."""
+
+    hang_seconds: float = Field(1800, gt=0, allow_inf_nan=False)
+    """A phase (the gradients of a step, a validation, a checkpoint) that takes longer has hung: the job ends, with stacks."""
+    max_starts_without_progress: PositiveInt = 3
+    """So many starts in a row may end before a new checkpoint; the next is refused, so that a chain of jobs ends."""
+
+
 class LoggingSection(Section):
     log_interval: PositiveInt = 1
     """Iterations between two console lines; metrics.jsonl has every iteration."""
@@ -292,6 +301,7 @@ class RunConfig(Section):
     validation: ValidationSection | None = None
     checkpoint: CheckpointSection
     logging: LoggingSection = LoggingSection()
+    job: JobSection = JobSection()
 
     def path(self, path: str | Path) -> Path:
         """An input path of the run file, made absolute."""

@@ -29,6 +29,7 @@ from megatron_lmt.model.weights import set_weights
 from megatron_lmt.plots import draw_run
 from megatron_lmt.preflight import DONE, RESOLVED, ReadyRun, describe, resolved
 from megatron_lmt.runtime import parallel
+from megatron_lmt.runtime.attendance import Attendance, attend
 from megatron_lmt.runtime.checkpoint import load_checkpoint
 from megatron_lmt.runtime.checkpoint_folder import (
     HF_FOLDER,
@@ -44,7 +45,7 @@ from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.metrics import MetricsLog, SampleLosses, console_line, mean_losses, training_flops
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from megatron_lmt.runtime.retention import delete_superfluous
-from megatron_lmt.runtime.signals import StopRequest
+from megatron_lmt.runtime.signals import EXIT_FILE, Requests
 from megatron_lmt.step import ModelChunks, Trainee, batch_shape
 from megatron_lmt.validate import validation_losses
 
@@ -55,16 +56,18 @@ def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
     Raises:
         UserError: too many iterations in a row had a loss that is not a number, or a spike.
     """
-    stop = StopRequest()
+    requests = Requests()
     prepare_saving()
     parallel.open_process_groups(ready.run.parallel, device, ready.run.seed)
-    if dist.get_rank() == 0:
-        _open_output(ready, run_file)
-    dist.barrier()
-    log = open_log(dist.get_rank(), ready.run.output_dir / "train.log")
-    for line in describe(ready):
-        log.info(line)
-    _Loop(ready, device, log, run_file).run(stop)
+    run = ready.run
+    with attend(run.output_dir, ready.first_iteration - 1, run.job.hang_seconds, requests) as attendance:
+        if dist.get_rank() == 0:
+            _open_output(ready, run_file)
+        dist.barrier()
+        log = open_log(dist.get_rank(), run.output_dir / "train.log")
+        for line in describe(ready):
+            log.info(line)
+        _Loop(ready, device, log, run_file, attendance).run(requests)
     parallel.close_process_groups()
 
 
@@ -87,14 +90,15 @@ def _open_output(ready: ReadyRun, run_file: Path) -> None:
 class _Loop:
     """One process's share of a run in progress."""
 
-    def __init__(self, ready: ReadyRun, device: Device, log: Logger, run_file: Path):
+    def __init__(self, ready: ReadyRun, device: Device, log: Logger, run_file: Path, attendance: Attendance):
         self.ready, self.run_config, self.device, self.log, self.run_file = ready, ready.run, device, log, run_file
+        self.attendance = attendance
         self.metrics: MetricsLog | None = None  # of the first process only
         data = self.run_config.data
         self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
         self.batch_shape = batch_shape(self.run_config)
         in_background = self.run_config.checkpoint.async_save
-        self.saver = CheckpointSaver(device.is_gpu if in_background is None else in_background)
+        self.saver = CheckpointSaver(device.is_gpu if in_background is None else in_background, attendance.check_may_write)
         self.trainee = _build_trainee(ready, device)
         self.faults = FaultJudge(self.run_config.train.loss_spike)
         self.first_iteration = 1
@@ -106,6 +110,7 @@ class _Loop:
 
     def _resume(self, folder: Path) -> None:
         state = read_run_state(folder)
+        self.attendance.enter(f"loading {folder}")
         load_checkpoint(folder, self.trainee.bare_model, self.trainee.optimizer)
         self.trainee.scheduler.step(increment=state["iteration"])
         self.mixture.load_state_dict(state["data"])
@@ -113,7 +118,7 @@ class _Loop:
         self.first_iteration = state["iteration"] + 1
         self.log.info(f"resumed from {folder}, data fingerprint {self.mixture.fingerprint}")
 
-    def run(self, stop: StopRequest) -> None:
+    def run(self, requests: Requests) -> None:
         """Do the steps that are left, and finish."""
         run, last = self.run_config, self.run_config.train_iters
         if dist.get_rank() == 0:
@@ -123,16 +128,21 @@ class _Loop:
         markers = target_markers([source.name for source in self.ready.plan.sources], self.ready.tokenizer)
         batches = global_batches(self.mixture, readers, self.batch_shape, markers)
         for iteration in range(self.first_iteration, last + 1):
-            record, stopping = self._step(iteration, next(batches), stop)
+            self.attendance.enter(f"iteration {iteration}: data")
+            record, stopping, saving = self._step(iteration, next(batches), requests)
             self._report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
             if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
                 self._validate(iteration)
             self._commit_save(wait=False)
-            if iteration % run.checkpoint.save_interval == 0 or iteration == last or stopping:
+            if iteration % run.checkpoint.save_interval == 0 or iteration == last or stopping or saving:
                 self._save(iteration)
-                self._commit_save(wait=iteration == last or stopping)
+                self._commit_save(wait=iteration == last or stopping or saving)
+            if saving:
+                requests.saved()
             if stopping and iteration < last:
-                self.log.info(f"stopped by a signal after iteration {iteration}; the same command goes on from here")
+                self.attendance.stopped(iteration)
+                reason = f"the file {EXIT_FILE}" if requests.exit_file else "a signal"
+                self.log.info(f"stopped by {reason} after iteration {iteration}; the same command goes on from here")
                 break
         else:
             self._finish()
@@ -140,10 +150,12 @@ class _Loop:
             self.metrics.close()
         batches.close()
 
-    def _step(self, iteration: int, batch: GlobalBatch, stop: StopRequest) -> tuple[dict, bool]:
-        """One optimizer step; returns its record and whether to stop after it."""
+    def _step(self, iteration: int, batch: GlobalBatch, requests: Requests) -> tuple[dict, bool, bool]:
+        """One optimizer step; returns its record, whether to stop after it, and whether to save."""
         began = time.perf_counter()
-        losses, stopping = self.trainee.compute_gradients(batch.micro_batches, stop.flag)
+        self.attendance.enter(f"iteration {iteration}: forward and backward")
+        losses, (stops, saves) = self.trainee.compute_gradients(batch.micro_batches, requests.flags)
+        self.attendance.enter(f"iteration {iteration}: optimizer step")
         learning_rate, grad_norm = self.trainee.learning_rate, None
         fault = self.faults.fault_of(losses.mean)
         if fault is None:
@@ -156,7 +168,7 @@ class _Loop:
         self.data_state = batch.data_state
         if fault:
             self._report_fault(iteration, fault, batch, losses)
-        return self._record(iteration, batch, losses, learning_rate, grad_norm, seconds), stopping
+        return self._record(iteration, batch, losses, learning_rate, grad_norm, seconds), stops > 0, saves > 0
 
     def _record(
         self,
@@ -221,6 +233,7 @@ class _Loop:
             self.log.info(console_line(record, last, (last - iteration) * seconds_per_iteration))
 
     def _validate(self, iteration: int) -> None:
+        self.attendance.enter(f"validation at iteration {iteration}")
         readers, eval_samples = self.ready.validation_readers, self.run_config.validation.eval_samples
         markers = target_markers(list(readers), self.ready.tokenizer)
         losses = validation_losses(self.trainee, readers, markers, self.batch_shape, eval_samples)
@@ -234,6 +247,7 @@ class _Loop:
     def _save(self, iteration: int) -> None:
         run = self.run_config
         self._commit_save(wait=True)
+        self.attendance.enter(f"checkpoint of iteration {iteration}")
         self.trainee.gather_parameters()
         run_state = {
             "iteration": iteration,

@@ -26,7 +26,10 @@ from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
+from megatron_lmt.runtime.incarnation import check_nobody_trains
+from megatron_lmt.runtime.job_folder import JOB_FOLDER, check_starts
 from megatron_lmt.runtime.retention import check_free_disk, space_needed
+from megatron_lmt.runtime.signals import EXIT_FILE
 
 if TYPE_CHECKING:
     from megatron_lmt.model.hf_io import SafetensorsFolder
@@ -57,6 +60,31 @@ class ReadyRun:
     @property
     def is_done(self) -> bool:
         return (self.run.output_dir / DONE).is_file()
+
+    @property
+    def first_iteration(self) -> int:
+        """The next to do, from 1."""
+        return read_run_state(self.resume_from)["iteration"] + 1 if self.resume_from else 1
+
+    @property
+    def nothing_to_do(self) -> str | None:
+        """Why this start has nothing to do, if so."""
+        output_dir = self.run.output_dir
+        if self.is_done:
+            return f"{output_dir}: the run has already reached its {self.run.train_iters} iterations"
+        if (output_dir / EXIT_FILE).exists():
+            return f"{output_dir / EXIT_FILE} is there, so nothing is trained; remove it to go on"
+        return None
+
+    def check_start(self) -> None:
+        """What only matters to a start that is to train now.
+
+        Raises:
+            UserError: another start trains in the same folder, or too many made no progress.
+        """
+        output_dir = self.run.output_dir
+        check_starts(output_dir, self.first_iteration - 1, self.run.job.max_starts_without_progress)
+        check_nobody_trains(output_dir)
 
 
 def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
@@ -248,7 +276,7 @@ def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, plan: Pla
 def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
     """This run's newest checkpoint, if the output folder has one; an error if the folder belongs to something else."""
     output_dir = run.output_dir
-    if not output_dir.exists() or not any(output_dir.iterdir()):
+    if not output_dir.exists() or all(path.name == JOB_FOLDER for path in output_dir.iterdir()):
         return None
     if not (output_dir / RESOLVED).is_file():
         raise ConfigError(f"output_dir = {output_dir} has files in it that are not of a run; name an empty or new folder")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, tee
 
@@ -86,20 +86,21 @@ class Trainee:
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def compute_gradients(self, micro_batches: list[MicroBatch], stop_flag: float) -> tuple[SampleLosses, bool]:
+    def compute_gradients(
+        self, micro_batches: list[MicroBatch], flags: Sequence[float]
+    ) -> tuple[SampleLosses, list[float]]:
         """Forward and backward of one global batch.
 
         Args:
             micro_batches: those of this data-parallel rank.
-            stop_flag: 1.0 when a stop signal reached this process. It travels with the losses.
+            flags: what this process alone knows, such as 1.0 for a stop signal that reached it.
         Returns:
-            the losses of the global batch, and whether any process was told to stop.
+            the losses of the global batch, and the sum of each flag over all processes, which travels with them.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        losses, stop_flags = self._run(iter(micro_batches), len(micro_batches), False, stop_flag)
-        return losses, stop_flags > 0
+        return self._run(iter(micro_batches), len(micro_batches), False, flags)
 
     def apply_gradients(self) -> float:
         """Clip and step; a gradient that is not finite is left alone. Returns its norm before clipping."""
@@ -114,7 +115,7 @@ class Trainee:
     @torch.no_grad()
     def evaluate(self, micro_batches: Iterator[MicroBatch], num_micro_batches: int) -> SampleLosses:
         """The losses of `num_micro_batches` on each data-parallel rank, in the order in which samples are dealt."""
-        return self._run(micro_batches, num_micro_batches, True, 0.0)[0]
+        return self._run(micro_batches, num_micro_batches, True, ())[0]
 
     def gather_parameters(self) -> None:
         """Wait for updated parameters that are still to come, before anything but a forward pass looks at them."""
@@ -123,8 +124,8 @@ class Trainee:
                 chunk.start_param_sync(force_sync=True)
 
     def _run(
-        self, micro_batches: Iterator[MicroBatch], number: int, forward_only: bool, flag: float
-    ) -> tuple[SampleLosses, float]:
+        self, micro_batches: Iterator[MicroBatch], number: int, forward_only: bool, flags: Sequence[float]
+    ) -> tuple[SampleLosses, list[float]]:
         first = next(micro_batches)
         of_chunks = tee(chain([first], micro_batches), len(self.chunks))
         results = get_forward_backward_func()(
@@ -141,9 +142,9 @@ class Trainee:
         if parallel.speaks_for_its_stage():
             mine = torch.stack([result["slots"] for result in results], dim=1)
             table[:, :, parallel.data_parallel_rank()] = mine.cpu()
-        *values, flags = parallel.sum_over_all([*table.flatten().tolist(), flag], self.device)
-        sums, counts = np.array(values).reshape(2, -1, 2)
-        return SampleLosses(sums, counts), flags
+        values = parallel.sum_over_all([*table.flatten().tolist(), *flags], self.device)
+        sums, counts = np.array(values[: table.numel()]).reshape(2, -1, 2)
+        return SampleLosses(sums, counts), values[table.numel() :]
 
     def _forward(self, micro_batches: Iterator[MicroBatch], model: DistributedDataParallel):
         batch = next(micro_batches).to(self.device.torch_device)

@@ -21,17 +21,19 @@ from megatron_lmt.config import load_run
 from megatron_lmt.errors import UserError, run_command
 from megatron_lmt.log import silence_engine_warnings
 from megatron_lmt.preflight import ReadyRun, check_run, describe
+from megatron_lmt.processes import end_with_parent
 
 
 def main() -> None:
+    _end_with_the_launcher()
     arguments = _parse_arguments()
     _allow_many_open_files()
     ready = _check(arguments)
     if arguments.dry_run:
         print("\n".join(describe(ready)))
-    elif ready.is_done:
+    elif ready.nothing_to_do:
         if _local_rank() == 0:
-            print(f"{ready.run.output_dir}: the run has already reached its {ready.run.train_iters} iterations")
+            print(ready.nothing_to_do)
     else:
         # imported late: megatron-core may only be imported after the device is known
         from megatron_lmt.runtime.device import open_device
@@ -57,13 +59,22 @@ def _check(arguments: argparse.Namespace) -> ReadyRun:
     started = "WORLD_SIZE" in os.environ or not arguments.dry_run
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if started else None
     try:
-        return check_run(load_run(arguments.run_file, arguments.overrides), world_size)
+        ready = check_run(load_run(arguments.run_file, arguments.overrides), world_size)
+        if not arguments.dry_run and not ready.nothing_to_do:
+            ready.check_start()
+        return ready
     except UserError:
         if _local_rank() != 0:
             # every process found the same problems; torchrun ends all when one ends, so let the first one print
             time.sleep(10)
             sys.exit(2)
         raise
+
+
+def _end_with_the_launcher() -> None:
+    """torchrun that is killed would leave its workers training, and a second start would meet them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(os.getppid())
 
 
 def _allow_many_open_files() -> None:

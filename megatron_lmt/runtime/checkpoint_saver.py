@@ -6,7 +6,6 @@ background, while it is written and hashed. The processes that write also hash w
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import shutil
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.files import flush_to_disk, write_json_atomically
+from megatron_lmt.processes import end_with_parent
 from megatron_lmt.runtime.checkpoint import OPTIMIZER_FORMAT, reasons, sharded_state
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, RUN_STATE, UNFINISHED, discard
 from megatron_lmt.runtime.checkpoint_manifest import commit, describe_file
@@ -51,15 +51,7 @@ def _outlive_stop_signals_not_the_parent() -> None:
     # a stop signal reaches all processes of a job, and the last checkpoint still needs this one
     for stop_signal in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(stop_signal, signal.SIG_IGN)
-    _die_with_parent(multiprocessing.parent_process().pid)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Otherwise what a killed trainer forked waits for it for ever, with a copy of its memory."""
-    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before this call
-        os._exit(1)
+    end_with_parent(multiprocessing.parent_process().pid)
 
 
 @dataclass(frozen=True)
@@ -77,10 +69,13 @@ class CheckpointSaver:
     Args:
         in_background: write from a forked process while training goes on. What is saved is the state at `start`: it is
             copied from the GPU first, and on a CPU the fork is the copy (the kernel copies pages as training changes them).
+        check_may_commit: raises a CheckpointError if another start of the run has taken over; called before a checkpoint
+            gets its name.
     """
 
-    def __init__(self, in_background: bool):
+    def __init__(self, in_background: bool, check_may_commit: Callable[[], None]):
         self.in_background = in_background
+        self._check_may_commit = check_may_commit
         self._calls = AsyncCallsQueue()
         self._writing: _Writing | None = None
         self._unreported_stall = 0.0
@@ -91,7 +86,7 @@ class CheckpointSaver:
         """Begin to write a checkpoint; `finish` commits it. The arguments are those of `save_checkpoint`."""
         assert self._writing is None, f"{folder} was started before {self._writing.folder} was finished"
         began = time.perf_counter()
-        self._writing = _Writing(folder, run_state, hf_files)
+        self._writing = _Writing(folder, run_state, hf_files, self._check_may_commit)
         self._calls.schedule_async_request(self._writing.prepare(model, optimizer))
         if not self.in_background:
             self._finalize(wait=True)
@@ -147,7 +142,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: it could not be written.
     """
-    saver = CheckpointSaver(in_background=False)
+    saver = CheckpointSaver(in_background=False, check_may_commit=lambda: None)
     saver.start(folder, model, optimizer, run_state, hf_files)
     saver.finish(wait=True)
 
@@ -155,8 +150,9 @@ def save_checkpoint(
 class _Writing:
     """One checkpoint on its way to disk."""
 
-    def __init__(self, folder: Path, run_state: dict, hf_files: Path):
+    def __init__(self, folder: Path, run_state: dict, hf_files: Path, check_may_commit: Callable[[], None]):
         self.folder, self.run_state, self.hf_files = folder, run_state, hf_files
+        self._check_may_commit = check_may_commit
         self.began, self.stall_seconds, self.is_complete = time.perf_counter(), 0.0, False
         name = [f"{UNFINISHED}{folder.name}-{uuid.uuid4().hex[:8]}"]
         dist.broadcast_object_list(name)
@@ -202,6 +198,7 @@ class _Writing:
         write_json_atomically(self.unfinished / RUN_STATE, self.run_state)
         commit(self.unfinished, {name: known for files in written for name, known in files.items()})
         flush_to_disk(self.unfinished)
+        self._check_may_commit()
         if self.folder.exists():
             discard(self.folder)
         self.unfinished.rename(self.folder)
@@ -218,7 +215,7 @@ def _write_and_hash(write: Callable, report: Connection, rank: int, buckets: lis
     megatron-core reports what could not be written; such files are passed over here.
     """
     _outlive_stop_signals_not_the_parent()
-    os.register_at_fork(after_in_child=partial(_die_with_parent, os.getpid()))  # megatron-core forks one for each file
+    os.register_at_fork(after_in_child=partial(end_with_parent, os.getpid()))  # megatron-core forks one for each file
     write(rank, buckets, results)
     files = {name: Path(path) for path, name, _ in buckets}
     report.send({name: describe_file(path) for name, path in files.items() if path.is_file()})

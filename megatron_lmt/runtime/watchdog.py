@@ -1,0 +1,131 @@
+"""Finds a run that hangs, says where every rank is, and ends the job: a GPU-hour costs the same when nothing happens.
+
+The trainer names the phase it enters. A thread in each process looks whether that was too long ago; then it writes the
+phase and the stacks of its process to `job/errors/`. For ranks that say nothing (they are stopped, or hold Python's lock
+in a library) another rank of the same node says what the kernel knows of them, and asks Python's fault handler for their
+stack, which needs no lock. Then all exit, and with them the job.
+
+The thread of the first process also renews `job/incarnation.json`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch.distributed as dist
+
+from megatron_lmt.errors import UserError
+from megatron_lmt.runtime import last_words
+from megatron_lmt.runtime.incarnation import RENEWAL_SECONDS, Incarnation
+from megatron_lmt.runtime.last_words import LastWords
+
+HANG_EXIT_CODE = 70
+ANSWER_SECONDS = 5.0
+"""How long ranks wait for each other's last words before they exit."""
+STACK_SIGNAL = signal.SIGUSR2
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a rank runs."""
+
+    host: str
+    process: int
+
+
+class Watchdog:
+    """Watches this process from a thread of its own.
+
+    Args:
+        output_dir: of the run; last words go to `job/errors/` in it.
+        hang_seconds: longest time in one phase.
+        incarnation: of the first process, to be renewed; None in the others.
+    """
+
+    def __init__(self, output_dir: Path, hang_seconds: float, incarnation: Incarnation | None):
+        self.where = "start"
+        self._since = time.monotonic()
+        self._output_dir, self._hang_seconds, self._incarnation = output_dir, hang_seconds, incarnation
+        self._ended = threading.Event()
+        self._members: list[Member] = [None] * dist.get_world_size()
+        dist.all_gather_object(self._members, Member(socket.gethostname(), os.getpid()))
+        faulthandler.register(STACK_SIGNAL, file=sys.stderr, all_threads=True)
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def enter(self, phase: str) -> None:
+        """The trainer begins something that takes less than `hang_seconds`."""
+        self.where, self._since = phase, time.monotonic()
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._ended.set()
+        faulthandler.unregister(STACK_SIGNAL)
+
+    def _watch(self) -> None:
+        period = min(RENEWAL_SECONDS, self._hang_seconds / 4)
+        while not self._ended.wait(period):
+            if self._incarnation:
+                self._renew(self._incarnation)
+            if time.monotonic() - self._since > self._hang_seconds:
+                self._end_the_job()
+
+    def _renew(self, incarnation: Incarnation) -> None:
+        try:
+            incarnation.renew()
+        except UserError as error:
+            if not self._ended.is_set():
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(2)
+
+    def _end_the_job(self) -> None:
+        file = last_words.leave(self._output_dir, "hang", self.where, _stack())
+        rank = dist.get_rank()
+        print(
+            f"[rank {rank} on {socket.gethostname()}] no progress for {self._hang_seconds:g} s in: {self.where}; stack in "
+            f"{file}; ending the job",
+            file=sys.stderr,
+            flush=True,
+        )
+        time.sleep(ANSWER_SECONDS)
+        answered = {words.rank for words in last_words.read_all(self._output_dir)}
+        if rank == min(each for each in answered if self._members[each].host == self._members[rank].host):
+            for silent in set(range(len(self._members))) - answered:
+                self._speak_for(silent, first_of_all=rank == min(answered))
+        os._exit(HANG_EXIT_CODE)
+
+    def _speak_for(self, silent: int, first_of_all: bool) -> None:
+        member = self._members[silent]
+        if member.host == socket.gethostname():
+            text = f"no answer; process {member.process} is {_kernel_state(member.process)}"
+            try:
+                os.kill(member.process, STACK_SIGNAL)
+            except ProcessLookupError:
+                text = f"no answer; process {member.process} has ended"
+        elif first_of_all:
+            text = f"no answer from process {member.process}"
+        else:
+            return
+        last_words.write(self._output_dir, LastWords(silent, member.host, "hang", "unknown", time.time(), text))
+
+
+def _kernel_state(process: int) -> str:
+    try:
+        return psutil.Process(process).status()
+    except psutil.NoSuchProcess:
+        return "gone"
+
+
+def _stack() -> str:
+    """The stack of the main thread, innermost call last."""
+    frame = sys._current_frames()[threading.main_thread().ident]
+    return "".join(traceback.format_stack(frame))

@@ -2,6 +2,7 @@
 
 begin NUM_PROCESSES RUN.toml [key=value …]   checks everything; prints the run directory
 end RUN_DIRECTORY LOG OFFSET                 says what ended a step that failed, from the part of the log after OFFSET
+show RUN.toml NAME …                         prints output_dir, tokenizer_type, tokenizer_model or tokens_dir, a line each
 
 Exit code 10 of `begin`: there is nothing to do, and why.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from megatron_lmt.config import load_run
+from megatron_lmt.config import RunConfig, load_run
+from megatron_lmt.data.weights import source_prefixes
 from megatron_lmt.errors import UserError, run_command
 from megatron_lmt.preflight import check_run
 from megatron_lmt.runtime import incarnation, last_words
@@ -25,6 +27,8 @@ def main() -> int:
         return begin(int(arguments[0]), Path(arguments[1]), arguments[2:])
     if command == "end" and len(arguments) == 3:
         return end(Path(arguments[0]), Path(arguments[1]), int(arguments[2]))
+    if command == "show" and len(arguments) >= 2:
+        return show(Path(arguments[0]), arguments[1:])
     raise UserError(f"usage: python -m megatron_lmt.job, then one of\n{__doc__}")
 
 
@@ -46,6 +50,33 @@ def end(output_dir: Path, log: Path, offset: int) -> int:
     print("\n".join(["", "=" * 40, *lines, "=" * 40]))
     incarnation.forget(output_dir)
     return 0
+
+
+def show(run_file: Path, names: list[str]) -> int:
+    run = load_run(run_file)
+    known = {
+        "output_dir": lambda: run.output_dir,
+        "tokenizer_type": lambda: run.data.tokenizer_type,
+        "tokenizer_model": lambda: run.path(run.data.tokenizer_model),
+        "tokens_dir": lambda: _tokens_dir(run),
+    }
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"show: unknown {unknown}; known are {sorted(known)}")
+    for name in names:
+        print(known[name]())
+    return 0
+
+
+def _tokens_dir(run: RunConfig) -> Path:
+    """The one folder that all sources of the mixture are in."""
+    folders = {prefix.parent for group in source_prefixes(run).values() for prefix in group.values()}
+    if len(folders) > 1:
+        raise UserError(
+            f"the sources of this run are in {len(folders)} folders ({', '.join(map(str, sorted(folders)))}): call "
+            "tools/preprocess_data.py for each"
+        )
+    return folders.pop()
 
 
 if __name__ == "__main__":

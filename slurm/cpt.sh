@@ -19,7 +19,10 @@ set -euo pipefail
 
 # Slurm runs a copy of this script from its spool folder
 here=$(dirname "${BASH_SOURCE[0]}")
-[[ -f $here/job.sh ]] || here=$(dirname "$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p')")
+if [[ ! -f $here/job.sh ]]; then
+    [[ $(scontrol show job "$SLURM_JOB_ID") =~ Command=([^[:space:]]+) ]]
+    here=$(dirname "${BASH_REMATCH[1]}")
+fi
 # shellcheck source=slurm/job.sh
 source "$here/job.sh"
 # shellcheck source=slurm/train_job.sh

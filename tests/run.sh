@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # Every test that needs no GPU, set-up included:  bash tests/run.sh [pytest options]
+#
+# The Slurm tests start a cluster of their own. As root on Debian or Ubuntu its packages are installed here (no service is
+# started or configured); elsewhere these tests are skipped and say why.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/setup_env.sh
@@ -8,6 +11,11 @@ export OMP_NUM_THREADS=1
 MEGATRON_LMT_COMET_PYTHON=${MEGATRON_LMT_COMET_PYTHON:-$(bash "$here/../tools/setup_comet.sh")}
 export MEGATRON_LMT_COMET_PYTHON
 cd "$repository"
+if ! command -v slurmctld >/dev/null && ((EUID == 0)) && command -v apt-get >/dev/null; then
+    echo "installing Slurm for the tests"
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+        slurmctld slurmd slurm-client munge iproute2 >/dev/null; } || echo "it could not be installed, see above" >&2
+fi
 ruff check .
 ruff format --check .
 shellcheck tools/*.sh slurm/*.sh examples/*.sh examples/*/*.sh tests/*.sh .ci/run

@@ -72,6 +72,11 @@ def main() -> None:
         "--max-bad-lines", type=int, default=1000, metavar="N", help="of each source, for quarantine (default: 1000)"
     )
     parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="of the sources of --input-dir only every N-th, beginning with I (from 0): for jobs that share the work",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="keep sources that are finished, go on in one that was interrupted"
     )
     arguments = parser.parse_args()
@@ -109,11 +114,23 @@ def _summary(manifests: list[dict], seconds: float) -> str:
 
 def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path]]:
     one, many = (arguments.input, arguments.output_prefix), (arguments.input_dir, arguments.output_dir)
-    if all(one) and not any(many):
+    if all(one) and not any(many) and not arguments.part:
         return {arguments.output_prefix: expand(arguments.input)}
     if all(many) and not any(one):
-        return sources_in(*many)
-    raise ConfigError("give --input with --output-prefix, or --input-dir with --output-dir")
+        sources = sources_in(*many)
+        return _part(sources, arguments.part) if arguments.part else sources
+    raise ConfigError("give --input with --output-prefix, or --input-dir with --output-dir; --part goes with the latter")
+
+
+def _part(sources: dict[Path, list[Path]], part: str) -> dict[Path, list[Path]]:
+    """Every N-th source in the order of their names: large ones, such as en and zh, rarely fall together."""
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts)):
+        raise ConfigError(f"--part {part}: write I/N with I from 0 to N - 1, such as 0/16")
+    mine = sorted(sources)[int(number) :: int(parts)]
+    if not mine:
+        raise ConfigError(f"--part {part}: there are only {len(sources)} sources; use fewer parts")
+    return {prefix: sources[prefix] for prefix in mine}
 
 
 if __name__ == "__main__":

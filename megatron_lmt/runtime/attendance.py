@@ -63,9 +63,11 @@ def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requ
     try:
         yield Attendance(output_dir, watchdog, incarnation, requests)
     except UserError as error:
+        watchdog.wait_if_hung()
         last_words.leave(output_dir, "error", watchdog.where, str(error))
         raise
     except Exception:
+        watchdog.wait_if_hung()
         last_words.leave(output_dir, "error", watchdog.where, traceback.format_exc())
         traceback.print_exc()
         sys.stderr.flush()

@@ -31,7 +31,7 @@ from megatron_lmt.runtime.last_words import LastWords
 
 HANG_EXIT_CODE = 70
 ANSWER_SECONDS = 5.0
-"""How long ranks wait for each other's last words before they exit."""
+"""How long ranks wait for each other's last words before they exit, beyond the time between two looks."""
 STACK_SIGNAL = signal.SIGUSR2
 
 
@@ -56,15 +56,25 @@ class Watchdog:
         self.where = "start"
         self._since = time.monotonic()
         self._output_dir, self._hang_seconds, self._incarnation = output_dir, hang_seconds, incarnation
-        self._ended = threading.Event()
+        self._period = min(RENEWAL_SECONDS, hang_seconds / 10)
+        self._ended, self._hung = threading.Event(), threading.Event()
         self._members: list[Member] = [None] * dist.get_world_size()
         dist.all_gather_object(self._members, Member(socket.gethostname(), os.getpid()))
         faulthandler.register(STACK_SIGNAL, file=sys.stderr, all_threads=True)
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
 
     def enter(self, phase: str) -> None:
         """The trainer begins something that takes less than `hang_seconds`."""
         self.where, self._since = phase, time.monotonic()
+
+    def wait_if_hung(self) -> None:
+        """Does not return while this process collects what is known of a hang; the thread then ends the process.
+
+        Ranks that exit first make the collective calls of the others fail: that is not what went wrong.
+        """
+        if self._hung.is_set():
+            self._thread.join()
 
     def end(self) -> None:
         """Stop watching."""
@@ -72,8 +82,7 @@ class Watchdog:
         faulthandler.unregister(STACK_SIGNAL)
 
     def _watch(self) -> None:
-        period = min(RENEWAL_SECONDS, self._hang_seconds / 4)
-        while not self._ended.wait(period):
+        while not self._ended.wait(self._period):
             if self._incarnation:
                 self._renew(self._incarnation)
             if time.monotonic() - self._since > self._hang_seconds:
@@ -88,6 +97,7 @@ class Watchdog:
                 os._exit(2)
 
     def _end_the_job(self) -> None:
+        self._hung.set()
         file = last_words.leave(self._output_dir, "hang", self.where, _stack())
         rank = dist.get_rank()
         print(
@@ -96,7 +106,7 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        time.sleep(ANSWER_SECONDS)
+        time.sleep(self._period + ANSWER_SECONDS)
         answered = {words.rank for words in last_words.read_all(self._output_dir)}
         if rank == min(each for each in answered if self._members[each].host == self._members[rank].host):
             for silent in set(range(len(self._members))) - answered:

@@ -84,7 +84,7 @@ def submit(cluster: Cluster, run_file: Path, *overrides: str, options: tuple[str
     named = [override.partition("=")[2] for override in overrides if override.startswith("output_dir=")]
     output_dir = run_file.parent / (named[0] if named else "run")
     log = run_file.parent / "slurm-%j.log"
-    path = f"--export=ALL,PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = ["sbatch", "--parsable", path, f"--output={log}", *TWO_NODES, *options, str(REPOSITORY / "slurm" / script)]
+    python = ["env", f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"]
+    command = [*python, "sbatch", "--parsable", f"--output={log}", *TWO_NODES, *options, str(REPOSITORY / "slurm" / script)]
     number = int(cluster.command(*command, str(run_file), *overrides, cwd=run_file.parent).stdout)
     return Job(cluster, number, output_dir, Path(str(log).replace("%j", str(number))))

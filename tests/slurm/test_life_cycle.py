@@ -6,9 +6,16 @@ import pytest
 
 from tests.conftest import make_run
 from tests.end_to_end.processes import metrics
+from tests.slurm.cluster import wait_for
 from tests.slurm.jobs import submit
 
-LONG = ("train.train_iters=300", "checkpoint.save_interval=100", "logging.log_interval=50", "logging.tensorboard=false")
+LONG = (
+    "train.train_iters=300",
+    "checkpoint.save_interval=100",
+    "validation.eval_interval=300",
+    "logging.log_interval=50",
+    "logging.tensorboard=false",
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +61,50 @@ def test_a_node_that_loses_its_power_requeues_the_job_and_the_losses_are_the_sam
     job = submit(cluster, run_file, *LONG, "output_dir=power")
     job.wait_for_iteration(110)
     cluster.power_off(2)
+    wait_for(lambda: job.state == "PENDING", "Slurm to give up the node and take the job back")
     cluster.power_on(2)
     log = job.wait_until_ended()
     assert f"resumed from {job.output_dir}/checkpoints/iter_0000100" in log
     same_steps(job.output_dir, undisturbed)
 
 
-def test_scancel_is_final(cluster, run_file):
-    job = submit(cluster, run_file, *LONG, "output_dir=cancelled")
-    job.wait_for_iteration(5)
-    job.cancel()
-    log = job.wait_until_ended("CANCELLED")
+def test_a_preempted_job_saves_goes_back_to_the_queue_and_goes_on(cluster, run_file, undisturbed):
+    job = submit(cluster, run_file, *LONG, "output_dir=preempted")
+    job.wait_for_iteration(20)
+    urgent = ("sbatch", "--parsable", "-p", "high", "--nodes=2", "--exclusive", f"--output={run_file.parent}/urgent.log")
+    cluster.command(*urgent, "--wrap", "true", cwd=run_file.parent)
+    log = job.wait_until_ended()
+    stopped = int(log.partition("stopped by a signal after saving iteration ")[2].split(";")[0])
+    assert f"resumed from {job.output_dir}/checkpoints/iter_{stopped:07d}" in log
+    same_steps(job.output_dir, undisturbed)
+
+
+def test_scancel_is_final_and_the_chained_job_goes_on_where_the_first_stopped(cluster, run_file, undisturbed):
+    chain = ("--job-name=chain", "--dependency=singleton")
+    first = submit(cluster, run_file, *LONG, "output_dir=chain", options=chain)
+    second = submit(cluster, run_file, *LONG, "output_dir=chain", options=chain)
+    first.wait_for_iteration(20)
+    assert second.state == "PENDING"
+    first.cancel()
+    log = first.wait_until_ended("CANCELLED")
     assert "back to the queue" not in log
+    log = second.wait_until_ended()
+    assert "resumed from" in log and "goes on from here" not in log
+    assert first.state == "CANCELLED"
+    same_steps(second.output_dir, undisturbed)
+
+
+def test_files_ask_for_a_checkpoint_and_for_the_end(cluster, run_file):
+    job = submit(cluster, run_file, *LONG, "train.train_iters=100000", "output_dir=asked", "checkpoint.save_interval=50000")
+    job.wait_for_iteration(1)
+    save, leave = job.output_dir / "SAVE", job.output_dir / "EXIT"
+    save.touch()
+    wait_for(lambda: not save.exists(), "the checkpoint that was asked for")
+    (first,) = (job.output_dir / "checkpoints").glob("iter_*/COMMITTED.json")
+    done = int(first.parent.name.removeprefix("iter_"))
+    job.wait_for_iteration(done + 1)
+    leave.touch()
+    assert "ended by the file EXIT after saving iteration" in job.wait_until_ended()
+    assert not (job.output_dir / "DONE").exists()
+    again = submit(cluster, run_file, *LONG, "train.train_iters=100000", "output_dir=asked")
+    assert "EXIT is there, so nothing is trained; remove it to go on" in again.wait_until_ended()

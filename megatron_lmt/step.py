@@ -86,9 +86,7 @@ class Trainee:
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def compute_gradients(
-        self, micro_batches: list[MicroBatch], flags: Sequence[float]
-    ) -> tuple[SampleLosses, list[float]]:
+    def compute_gradients(self, micro_batches: list[MicroBatch], flags: Sequence[float]) -> tuple[SampleLosses, list[float]]:
         """Forward and backward of one global batch.
 
         Args:

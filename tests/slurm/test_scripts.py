@@ -24,7 +24,7 @@ def test_an_array_job_makes_the_token_files_that_the_run_names(cluster, run_file
     for source in sorted(tiny_tokens.parent.glob("text/*.jsonl"))[:3]:
         shutil.copyfile(source, text / source.name)
     (run_file.parent / "tokens").unlink()
-    submit(cluster, run_file, str(text), options=(*ONE_NODE, "--array=0-1"), script="preprocess.sh")
+    submit(cluster, run_file, str(text), "--append-eod", options=(*ONE_NODE, "--array=0-1"), script="preprocess.sh")
     wait_for(lambda: not cluster.command("squeue", "-h").stdout, "both array tasks")
     logs = "".join(log.read_text() for log in run_file.parent.glob("slurm-*.log"))
     names = {file.stem for file in text.iterdir()}

@@ -46,3 +46,37 @@ need_job() {
     [[ -z ${2:-} || -f $2 ]] || problems+=("no such file: $2 (seen from $PWD on $(hostname))")
     ((${#problems[@]} == 0)) || fail "${problems[@]}"
 }
+
+# count_tasks   sets tasks_per_node and tasks: one for each GPU that was asked for, such as "8" or "h100:8"; without GPUs,
+# as --ntasks-per-node says
+count_tasks() {
+    tasks_per_node=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_PER_NODE:-1}}
+    tasks_per_node=${tasks_per_node##*:}
+    tasks=$((SLURM_JOB_NUM_NODES * tasks_per_node))
+}
+
+# run_step COMMAND...   in every task, with torchrun's variables; returns srun's exit code. `step` is srun's process.
+run_step() {
+    local hosts code=0
+    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    MASTER_ADDR=${hosts%%$'\n'*}
+    # below the range that the system hands out to other programs (32768 and up)
+    MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
+    export MASTER_ADDR MASTER_PORT
+    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}: $tasks tasks on ${hosts//$'\n'/ }"
+
+    # shellcheck disable=SC2016  # expanded by each task, not here
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$tasks" --ntasks-per-node="$tasks_per_node" \
+        --cpus-per-task=$((SLURM_CPUS_ON_NODE / tasks_per_node)) \
+        --kill-on-bad-exit=1 --wait=120 --unbuffered "${container_options[@]}" bash -c '
+        export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+        exec "$@"
+    ' task "$@" &
+    step=$!
+    # a trapped signal ends `wait` early, so wait until the step itself is gone
+    while kill -0 "$step" 2>/dev/null; do
+        code=0
+        wait "$step" || code=$?
+    done
+    return "$code"
+}

@@ -2,11 +2,10 @@
 # shellcheck shell=bash
 
 # train_job RUN.toml [key=value ...]   does not return
+# shellcheck disable=SC2154  # tasks and REQUEUE_AFTER_FAILURE come from job.sh and site.sh
 train_job() {
-    # one task for each GPU that was asked for, such as "8" or "h100:8"; without GPUs, --ntasks-per-node
-    local tasks_per_node=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_PER_NODE:-1}} code=0
-    tasks_per_node=${tasks_per_node##*:}
-    local tasks=$((SLURM_JOB_NUM_NODES * tasks_per_node))
+    local code=0
+    count_tasks
     step='' warned='' terminated=''
     # Slurm sends CONT before these two; a trap for CONT as well makes bash lose one. No $(...) in handlers: bash fails
     # when they run inside another one.
@@ -26,37 +25,8 @@ train_job() {
     if [[ -n $warned ]]; then
         requeue_or_end "the time limit is near"
     fi
-    run_step "$tasks" "$tasks_per_node" "$@" || code=$?
+    run_step python -m megatron_lmt.train "$@" || code=$?
     end_job "$code"
-}
-
-# run_step TASKS TASKS_PER_NODE RUN.toml ...   one task per GPU; returns srun's exit code
-run_step() {
-    local tasks=$1 tasks_per_node=$2 hosts code=0
-    # shellcheck disable=SC2154  # load_site sets container_options
-    local container=("${container_options[@]}")
-    shift 2
-    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    MASTER_ADDR=${hosts%%$'\n'*}
-    # below the range that the system hands out to other programs (32768 and up)
-    MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
-    export MASTER_ADDR MASTER_PORT
-    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}: $tasks tasks on ${hosts//$'\n'/ }"
-
-    # shellcheck disable=SC2016  # expanded by each task, not here
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$tasks" --ntasks-per-node="$tasks_per_node" \
-        --cpus-per-task=$((SLURM_CPUS_ON_NODE / tasks_per_node)) \
-        --kill-on-bad-exit=1 --wait=120 --unbuffered "${container[@]}" bash -c '
-        export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
-        exec python -m megatron_lmt.train "$@"
-    ' task "$@" &
-    step=$!
-    # a trapped signal ends `wait` early, so wait until the step itself is gone
-    while kill -0 "$step" 2>/dev/null; do
-        code=0
-        wait "$step" || code=$?
-    done
-    return "$code"
 }
 
 # end_job CODE   neither 0 nor another code of srun says what happened: the run directory does

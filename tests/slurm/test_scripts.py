@@ -55,3 +55,10 @@ def test_what_is_missing_is_said_first(cluster, run_file, script, arguments, mes
     array = ("--array=0",) if script == "preprocess.sh" else ()
     job = submit(cluster, run_file, *arguments, options=(*options, *array), script=script)
     assert message in job.wait_until_ended("FAILED")
+
+
+def test_the_doctor_examines_all_nodes(cluster, run_file):
+    job = submit(cluster, run_file, script="doctor.sh")
+    log = job.wait_until_ended()
+    assert "4 processes met" in log and "gloo all-reduce over 4 processes" in log
+    assert "\nnode1:\nok " in log and "\nnode2:\nok " in log and log.rstrip().endswith("all is well")

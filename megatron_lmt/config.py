@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import check_languages, directions, languages, split_direction
-from megatron_lmt.toml_config import Section, as_value_error, check_placeholders, load_toml, parse_value, validate
+from megatron_lmt.toml_config import Section, apply_override, as_value_error, check_placeholders, load_toml, validate
 
 PathField = Annotated[Path, Field(strict=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -32,13 +31,56 @@ class ModelSection(Section):
 
 class ParallelSection(Section):
     tensor_model_parallel_size: PositiveInt = 1
-    pipeline_model_parallel_size: PositiveInt = 1
     sequence_parallel: bool = False
+    pipeline_model_parallel_size: PositiveInt = 1
+    virtual_pipeline_model_parallel_size: int | None = Field(None, ge=2)
+    """Parts of the model on each pipeline rank, which take turns (interleaved schedule). Absent: one."""
+    num_layers_in_first_pipeline_stage: PositiveInt | None = None
+    num_layers_in_last_pipeline_stage: PositiveInt | None = None
+    """Where the layers are not to be divided equally; the other stages share the rest equally."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share the positions of each document."""
+    overlap_grad_reduce: bool | None = None
+    """Reduce gradients over the data-parallel ranks while the backward pass goes on. Absent: on a GPU."""
+    overlap_param_gather: bool | None = None
+    """Gather updated parameters while the next forward pass goes on. Absent: on a GPU."""
+    recompute_granularity: Literal["full", "selective"] | None = None
+    """Compute whole layers, or the modules below, a second time in the backward pass and keep less in memory."""
+    recompute_method: Literal["uniform", "block"] | None = None
+    recompute_num_layers: PositiveInt | None = None
+    """With "full": every unit of so many layers (uniform), or only so many layers of each stage (block)."""
+    recompute_modules: list[Literal["core_attn", "mlp", "layernorm"]] | None = None
+    """With "selective"; absent: core_attn."""
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Processes that share one copy of the model and one micro batch."""
+        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
 
     @model_validator(mode="after")
-    def _sequence_parallel_needs_tensor_parallel(self):
+    def _settings_belong_together(self):
+        problems = []
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
-            raise ValueError("sequence_parallel = true needs tensor_model_parallel_size > 1: it splits over those ranks")
+            problems.append("sequence_parallel = true needs tensor_model_parallel_size > 1: it splits over those ranks")
+        if self.pipeline_model_parallel_size == 1:
+            problems += [
+                f"{key} = {getattr(self, key)} needs pipeline_model_parallel_size > 1"
+                for key in (
+                    "virtual_pipeline_model_parallel_size",
+                    "num_layers_in_first_pipeline_stage",
+                    "num_layers_in_last_pipeline_stage",
+                )
+                if getattr(self, key)
+            ]
+        if self.overlap_param_gather and self.overlap_grad_reduce is False:
+            problems.append("overlap_param_gather = true needs overlap_grad_reduce: it gathers by the same buckets")
+        full = self.recompute_granularity == "full"
+        if full != bool(self.recompute_method) or full != bool(self.recompute_num_layers):
+            problems.append('recompute_granularity = "full" goes with both recompute_method and recompute_num_layers')
+        if self.recompute_modules is not None and self.recompute_granularity != "selective":
+            problems.append('recompute_modules needs recompute_granularity = "selective"')
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -297,19 +339,7 @@ def load_run(run_file: Path, overrides: list[str] = ()) -> RunConfig:
     """
     data = load_toml(run_file)
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     run = validate(RunConfig, data, str(run_file))
     root = (Path(run_file).resolve().parent / run.root).resolve()
     return run.model_copy(update={"root": root, "output_dir": root / run.output_dir})
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r}: write key=value, such as train.train_iters=100")
-    *sections, name = key.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"override {override!r}: {section!r} is a value in the run file, not a section")
-    data[name] = parse_value(text)

@@ -337,9 +337,17 @@ def load_run(run_file: Path, overrides: list[str] = ()) -> RunConfig:
     Raises:
         ConfigError: with one line for each problem.
     """
-    data = load_toml(run_file)
-    for override in overrides:
-        apply_override(data, override)
-    run = validate(RunConfig, data, str(run_file))
+    run = resolved_run(load_toml(run_file), overrides, str(run_file))
     root = (Path(run_file).resolve().parent / run.root).resolve()
     return run.model_copy(update={"root": root, "output_dir": root / run.output_dir})
+
+
+def resolved_run(data: dict[str, Any], overrides: list[str], where: str) -> RunConfig:
+    """A run from what a run file, or the `model_dump` of an earlier one, contains; paths stay as they are.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    for override in overrides:
+        apply_override(data, override)
+    return validate(RunConfig, data, where)

@@ -28,6 +28,7 @@ from megatron_lmt.model.shape import config_file
 from megatron_lmt.model.weights import set_weights
 from megatron_lmt.plots import draw_run
 from megatron_lmt.preflight import DONE, RESOLVED, ReadyRun, describe, resolved
+from megatron_lmt.run_card import Origin, compare_results, finish_card, start_card
 from megatron_lmt.runtime import parallel
 from megatron_lmt.runtime.attendance import Attendance, attend
 from megatron_lmt.runtime.checkpoint import load_checkpoint
@@ -50,7 +51,7 @@ from megatron_lmt.step import ModelChunks, Trainee, batch_shape
 from megatron_lmt.validate import validation_losses
 
 
-def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
+def train(ready: ReadyRun, device: Device, origin: Origin) -> None:
     """Train until the budget is spent or a stop signal arrives. All processes call it together.
 
     Raises:
@@ -62,23 +63,24 @@ def train(ready: ReadyRun, device: Device, run_file: Path) -> None:
     run = ready.run
     with attend(run.output_dir, ready.first_iteration - 1, run.job.hang_seconds, requests) as attendance:
         if dist.get_rank() == 0:
-            _open_output(ready, run_file)
+            _open_output(ready, origin)
+            start_card(ready, origin, dist.get_world_size(), device.name)
         dist.barrier()
         log = open_log(dist.get_rank(), run.output_dir / "train.log")
         for line in describe(ready):
             log.info(line)
-        _Loop(ready, device, log, run_file, attendance).run(requests)
+        _Loop(ready, device, log, origin, attendance).run(requests)
     parallel.close_process_groups()
 
 
-def _open_output(ready: ReadyRun, run_file: Path) -> None:
+def _open_output(ready: ReadyRun, origin: Origin) -> None:
     """Write what identifies the run. resolved.json comes first: it makes the folder this run's."""
     run = ready.run
     remove_unfinished(run.output_dir / "checkpoints")
     hf_files = run.output_dir / HF_FOLDER
     hf_files.mkdir(parents=True, exist_ok=True)
     write_json_atomically(run.output_dir / RESOLVED, resolved(ready))
-    shutil.copyfile(run_file, run.output_dir / "run.toml")
+    write_text_atomically(run.output_dir / "run.toml", origin.text)
     shutil.copyfile(config_file(run.path(run.model.hf_config)), hf_files / "config.json")
     tokenizer = run.path(run.data.tokenizer_model)
     if tokenizer.is_dir():
@@ -90,8 +92,8 @@ def _open_output(ready: ReadyRun, run_file: Path) -> None:
 class _Loop:
     """One process's share of a run in progress."""
 
-    def __init__(self, ready: ReadyRun, device: Device, log: Logger, run_file: Path, attendance: Attendance):
-        self.ready, self.run_config, self.device, self.log, self.run_file = ready, ready.run, device, log, run_file
+    def __init__(self, ready: ReadyRun, device: Device, log: Logger, origin: Origin, attendance: Attendance):
+        self.ready, self.run_config, self.device, self.log, self.origin = ready, ready.run, device, log, origin
         self.attendance = attendance
         self.metrics: MetricsLog | None = None  # of the first process only
         data = self.run_config.data
@@ -143,6 +145,7 @@ class _Loop:
                 self.attendance.stopped(iteration)
                 reason = f"the file {EXIT_FILE}" if requests.exit_file else "a signal"
                 self.log.info(f"stopped by {reason} after iteration {iteration}; the same command goes on from here")
+                self._finish_card(is_done=False)
                 break
         else:
             self._finish()
@@ -215,7 +218,7 @@ class _Loop:
         self.log.warning(f"iteration {iteration} is skipped: {fault}. Its samples, the worst first:")
         for line in name_samples(batch.samples, losses.per_sample, first_sample, names):
             self.log.warning(line)
-        self.log.warning(f"  to see them: python tools/inspect_data.py step {self.run_file} {iteration}")
+        self.log.warning(f"  to see them: python tools/inspect_data.py step {self.origin.path} {iteration}")
         most = self.run_config.train.max_skipped_iterations
         if self.faults.in_a_row >= most:
             raise UserError(
@@ -281,7 +284,16 @@ class _Loop:
         for line in ["", *consumed_table(ledger)]:
             self.log.info(line)
         draw_run(output_dir)
+        self._finish_card(is_done=True)
         write_text_atomically(output_dir / DONE, f"{self.run_config.train_iters} iterations\n")
+
+    def _finish_card(self, is_done: bool) -> None:
+        if dist.get_rank() != 0:
+            return
+        card = finish_card(self.run_config.output_dir, self.mixture.ledger(self.data_state), is_done)
+        if self.origin.card and is_done:
+            for line in compare_results(self.origin.card, card):
+                self.log.info(line)
 
 
 def _perplexity(loss: float) -> float:

@@ -283,10 +283,10 @@ def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
     resume_from = find_checkpoint(output_dir) if committed(output_dir / "checkpoints") else None
     samples_done = read_run_state(resume_from)["iteration"] * run.train.global_batch_size if resume_from else 0
     before = json.loads((output_dir / RESOLVED).read_text(encoding="utf-8"))["identity"]
-    differences = _differences(*(_until(samples_done, which) for which in (before, identity)))
-    if differences:
+    found = differences(*(_until(samples_done, which) for which in (before, identity)))
+    if found:
         raise ConfigError(
-            [f"output_dir = {output_dir} holds another run: {difference}" for difference in differences]
+            [f"output_dir = {output_dir} holds another run: {difference}" for difference in found]
             + ["give a new output_dir; to go on from the old weights, name them in model.pretrained_checkpoint"]
         )
     return resume_from
@@ -298,12 +298,13 @@ def _until(samples_done: int, identity: dict) -> dict:
     return {**identity, "phases": phases}
 
 
-def _differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+    """Lines "key = value before, value now", through all levels."""
     lines = []
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) or isinstance(new, dict):
-            lines += _differences(old or {}, new or {}, f"{prefix}{key}.")
+            lines += differences(old or {}, new or {}, f"{prefix}{key}.")
         elif old != new:
             lines.append(f"{prefix}{key} = {old} before, {new} now")
     return lines

@@ -1,5 +1,7 @@
 """The trainer: `torchrun --nproc-per-node N -m megatron_lmt.train RUN.toml [key=value …] [--dry-run]`.
 
+`--from-card run_card.json` in place of RUN.toml starts the run of that card again; give it another `output_dir=…`.
+
 One run file, one output folder. Starting the same command again goes on from the newest complete checkpoint; a run that
 has reached its target says so and ends. TERM and USR1 lead to a checkpoint and a clean exit.
 
@@ -17,18 +19,18 @@ import sys
 import time
 from pathlib import Path
 
-from megatron_lmt.config import load_run
 from megatron_lmt.errors import UserError, run_command
 from megatron_lmt.log import silence_engine_warnings
 from megatron_lmt.preflight import ReadyRun, check_run, describe
 from megatron_lmt.processes import end_with_parent
+from megatron_lmt.run_card import Origin, check_against_card, run_from_card, run_from_file
 
 
 def main() -> None:
     _end_with_the_launcher()
     arguments = _parse_arguments()
     _allow_many_open_files()
-    ready = _check(arguments)
+    ready, origin = _check(arguments)
     if arguments.dry_run:
         print("\n".join(describe(ready)))
     elif ready.nothing_to_do:
@@ -42,27 +44,40 @@ def main() -> None:
         device = open_device()
         from megatron_lmt.loop import train
 
-        train(ready, device, arguments.run_file)
+        train(ready, device, origin)
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="torchrun --nproc-per-node N -m megatron_lmt.train", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("run_file", type=Path, help="TOML file of the run")
+    parser.add_argument("run_file", nargs="?", help="TOML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.train_iters=20")
+    parser.add_argument("--from-card", type=Path, metavar="run_card.json", help="start the run of this card again")
     parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan, start nothing")
-    return parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
+    if arguments.from_card and arguments.run_file:
+        arguments.overrides.insert(0, arguments.run_file)  # argparse cannot know that there is none
+    elif not arguments.from_card and not arguments.run_file:
+        parser.error("name a run file, or a run card with --from-card")
+    return arguments
 
 
-def _check(arguments: argparse.Namespace) -> ReadyRun:
+def _check(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin]:
     started = "WORLD_SIZE" in os.environ or not arguments.dry_run
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if started else None
     try:
-        ready = check_run(load_run(arguments.run_file, arguments.overrides), world_size)
+        if arguments.from_card:
+            run, origin = run_from_card(arguments.from_card, arguments.overrides)
+        else:
+            run, origin = run_from_file(Path(arguments.run_file), arguments.overrides)
+        ready = check_run(run, world_size)
+        notes = check_against_card(ready, origin)
+        if _local_rank() == 0:
+            print("\n".join(notes), end="\n" if notes else "")
         if not arguments.dry_run and not ready.nothing_to_do:
             ready.check_start()
-        return ready
+        return ready, origin
     except UserError:
         if _local_rank() != 0:
             # every process found the same problems; torchrun ends all when one ends, so let the first one print

@@ -53,10 +53,13 @@ class Device:
         return self.is_gpu
 
     @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.torch_device) if self.is_gpu else "CPU"
+
+    @property
     def peak_tflops(self) -> float | None:
         """bf16 TFLOP/s of this device without sparsity; None where it is not known, as on a CPU."""
-        name = torch.cuda.get_device_name(self.torch_device) if self.is_gpu else ""
-        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in name), None)
+        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in self.name), None)
 
     def synchronize(self) -> None:
         """Wait for the device, so that a wall time measured afterwards is true."""
@@ -152,10 +155,13 @@ class _NoStream:
         pass
 
     @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.torch_device) if self.is_gpu else "CPU"
+
+    @property
     def peak_tflops(self) -> float | None:
         """bf16 TFLOP/s of this device without sparsity; None where it is not known, as on a CPU."""
-        name = torch.cuda.get_device_name(self.torch_device) if self.is_gpu else ""
-        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in name), None)
+        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in self.name), None)
 
     def synchronize(self):
         pass

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -202,6 +202,9 @@ class TrainSection(Section):
     loss_spike: float = Field(2.0, gt=0)
     """A loss this many nats per token above the median of the last 100 iterations is a spike; inf: none is."""
 
+    resume_check: PositiveInt | None = None
+    """After this iteration: save, go on for three, take them again in fresh processes and compare (`resume_check.py`)."""
+
     @model_validator(mode="after")
     def _one_budget(self):
         given = [n for n in ("train_iters", "train_samples", "train_tokens") if getattr(self, n) is not None]
@@ -312,6 +315,15 @@ class RunConfig(Section):
         late = [p.start_iteration for p in self.data.phases if p.start_iteration >= self.train_iters]
         if late:
             raise ValueError(f"data.phases: start_iteration {late} is not before the end, at iteration {self.train_iters}")
+        return self
+
+    @model_validator(mode="after")
+    def _resume_check_ends_in_the_run(self):
+        if self.train.resume_check and self.train.resume_check + 3 > self.train_iters:
+            raise ValueError(
+                f"train.resume_check = {self.train.resume_check}: it takes three iterations more, and the run ends at "
+                f"iteration {self.train_iters}"
+            )
         return self
 
     @property

@@ -28,6 +28,7 @@ from megatron_lmt.model.shape import config_file
 from megatron_lmt.model.weights import set_weights
 from megatron_lmt.plots import draw_run
 from megatron_lmt.preflight import DONE, RESOLVED, ReadyRun, describe, resolved
+from megatron_lmt.resume_check import ResumeCheck
 from megatron_lmt.run_card import Origin, compare_results, finish_card, start_card
 from megatron_lmt.runtime import parallel
 from megatron_lmt.runtime.attendance import Attendance, attend
@@ -41,7 +42,7 @@ from megatron_lmt.runtime.checkpoint_folder import (
     without_marker,
 )
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
-from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, prepare_saving
+from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, close_saving, prepare_saving
 from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.metrics import MetricsLog, SampleLosses, console_line, mean_losses, training_flops
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
@@ -108,6 +109,9 @@ class _Loop:
             log.info(f"{folder} is not used: it has no {COMMIT_MARKER}, so it is not a whole checkpoint")
         if ready.resume_from:
             self._resume(ready.resume_from)
+        self.resume_check = ResumeCheck(
+            self.run_config.output_dir, self.run_config.train.resume_check, self.first_iteration - 1
+        )
         self.data_state = self.mixture.state_dict()
 
     def _resume(self, folder: Path) -> None:
@@ -133,10 +137,14 @@ class _Loop:
             self.attendance.enter(f"iteration {iteration}: data")
             record, stopping, saving = self._step(iteration, next(batches), requests)
             self._report(record, (time.perf_counter() - began) / (iteration + 1 - self.first_iteration))
+            for line in self.resume_check.step(record):
+                self.log.info(line)
             if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
                 self._validate(iteration)
             self._commit_save(wait=False)
-            if iteration % run.checkpoint.save_interval == 0 or iteration == last or stopping or saving:
+            if self.resume_check.wants_fresh_process(iteration) and not stopping:
+                self._begin_again(iteration)
+            if self._is_save_due(iteration) or iteration == last or stopping or saving:
                 self._save(iteration)
                 self._commit_save(wait=iteration == last or stopping or saving)
             if saving:
@@ -246,6 +254,21 @@ class _Loop:
             self.log.info(f"validation at iteration {iteration} | {name} | lm loss: {shown}")
         if self.metrics:
             self.metrics.validation({"iteration": iteration, **losses})
+
+    def _is_save_due(self, iteration: int) -> bool:
+        if self.resume_check.forbids_saving(iteration):
+            return False
+        return iteration % self.run_config.checkpoint.save_interval == 0 or self.resume_check.saves_after(iteration)
+
+    def _begin_again(self, iteration: int) -> None:
+        """For the resume check: replace this process by one that goes on from the newest checkpoint."""
+        self._commit_save(wait=True)
+        self.log.info(f"resume check: a fresh process takes the steps up to iteration {iteration} again")
+        if self.metrics:
+            self.metrics.close()
+        parallel.close_process_groups()
+        close_saving()
+        parallel.become_a_fresh_process()
 
     def _save(self, iteration: int) -> None:
         run = self.run_config

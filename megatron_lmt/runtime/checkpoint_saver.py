@@ -47,6 +47,11 @@ def prepare_saving() -> None:
     filesystem_async._results_queue = manager.Queue()
 
 
+def close_saving() -> None:
+    """End that small process before this one is replaced."""
+    filesystem_async._results_queue._manager.shutdown()
+
+
 def _outlive_stop_signals_not_the_parent() -> None:
     # a stop signal reaches all processes of a job, and the last checkpoint still needs this one
     for stop_signal in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 
 import torch
@@ -12,19 +13,20 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron_lmt.config import ParallelSection
 from megatron_lmt.runtime.device import Device
 
+FRESH_STARTS = "MEGATRON_LMT_FRESH_STARTS"
+"""Environment variable: how often this process was replaced by a fresh one with the same place among the others."""
+
 
 def open_process_groups(parallel: ParallelSection, device: Device, seed: int) -> None:
     """Join the other processes (torchrun's environment says which) and divide them by the run file.
 
     Without torchrun's environment this process is alone.
     """
-    alone = "RANK" not in os.environ
+    store, rank, world_size = (dist.HashStore(), 0, 1) if "RANK" not in os.environ else next(dist.rendezvous("env://"))
+    # after `become_a_fresh_process` torchrun's store still has the addresses of the processes before
+    store = dist.PrefixStore(f"fresh {os.environ.get(FRESH_STARTS, 0)}", store)
     dist.init_process_group(
-        device.distributed_backend,
-        store=dist.HashStore() if alone else None,
-        rank=0 if alone else -1,
-        world_size=1 if alone else -1,
-        timeout=timedelta(minutes=30),
+        device.distributed_backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=30)
     )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
@@ -38,6 +40,17 @@ def open_process_groups(parallel: ParallelSection, device: Device, seed: int) ->
 def close_process_groups() -> None:
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
+
+
+def become_a_fresh_process() -> None:
+    """Start this program again in place of itself, with the same arguments, process id and rank; never returns.
+
+    All processes call it together, after `close_process_groups`.
+    """
+    os.environ[FRESH_STARTS] = str(int(os.environ.get(FRESH_STARTS, 0)) + 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def data_parallel_rank() -> int:

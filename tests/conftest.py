@@ -114,11 +114,20 @@ def comet_python() -> Path:
 @pytest.fixture(scope="session")
 def tiny_comet(tmp_path_factory, comet_python) -> Path:
     """Folder of a COMET model that scores 1 where translation and reference are equal, see tiny_comet.py."""
-    folder = tmp_path_factory.mktemp("comet")
+    return make_comet(tmp_path_factory.mktemp("comet"), comet_python)
+
+
+@pytest.fixture(scope="session")
+def tiny_kiwi(tmp_path_factory, comet_python) -> Path:
+    """Folder of a COMET model without references, see tiny_comet.py."""
+    return make_comet(tmp_path_factory.mktemp("kiwi"), comet_python, "kiwi")
+
+
+def make_comet(folder: Path, python: Path, *kind: str) -> Path:
     text = folder / "text.txt"
     text.write_text("\n".join(LINES), encoding="utf-8")
     script = REPOSITORY / "tests" / "tiny_comet.py"
-    subprocess.run([comet_python, "-I", script, folder / "model", text], check=True, capture_output=True)
+    subprocess.run([python, "-I", script, folder / "model", text, *kind], check=True, capture_output=True)
     return folder / "model"
 
 

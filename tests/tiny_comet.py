@@ -1,9 +1,10 @@
-"""Makes a tiny COMET regression model, on disk as unbabel-comet's are. Runs in COMET's own Python:
+"""Makes a tiny COMET model, on disk as unbabel-comet's are. Runs in COMET's own Python:
 
-python -I tests/tiny_comet.py FOLDER TEXT_FILE
+python -I tests/tiny_comet.py FOLDER TEXT_FILE [kiwi]
 
 Its encoder is an XLM-R with random weights and a tokenizer trained on the text. The regression on top is set so that equal
 translation and reference score 1, and less the further apart they are: the encoder's sentence vectors are compared.
+`kiwi` makes one without references, of the class of CometKiwi, with random weights throughout.
 """
 
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from comet.models import RegressionMetric
+from comet.models import CometModel, RegressionMetric, UnifiedMetric
 from pytorch_lightning import Trainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizerFast
@@ -60,15 +61,34 @@ def make_metric(folder: Path, encoder: Path) -> None:
         second.weight[0, 0] = 1.0
         last.weight[0, 0] = -1.0
         last.bias[0] = 1.0
+    save(folder, model, {**settings, "class_identifier": "regression_metric"})
+
+
+def make_kiwi(folder: Path, encoder: Path) -> None:
+    settings = {
+        "encoder_model": "XLM-RoBERTa",
+        "pretrained_model": str(encoder),
+        "sent_layer": "mix",
+        "word_layer": 0,
+        "layer_norm": False,
+        "hidden_sizes": [4, 4],
+        "dropout": 0.0,
+        "input_segments": ["mt", "src"],
+    }
+    save(folder, UnifiedMetric(**settings), {**settings, "class_identifier": "unified_metric"})
+
+
+def save(folder: Path, model: CometModel, hparams: dict) -> None:
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=0, enable_progress_bar=False)
     trainer.strategy.connect(model)
     (folder / "checkpoints").mkdir(parents=True)
     trainer.save_checkpoint(folder / "checkpoints" / "model.ckpt", weights_only=True)
-    (folder / "hparams.yaml").write_text(yaml.safe_dump({**settings, "class_identifier": "regression_metric"}))
+    (folder / "hparams.yaml").write_text(yaml.safe_dump(hparams))
 
 
 if __name__ == "__main__":
     torch.manual_seed(5)
-    target, text_file = map(Path, sys.argv[1:])
+    target, text_file = map(Path, sys.argv[1:3])
     make_encoder(target / "encoder", text_file)
-    make_metric(target, target / "encoder")
+    make = make_kiwi if sys.argv[3:] == ["kiwi"] else make_metric
+    make(target, target / "encoder")

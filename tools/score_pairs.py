@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     arguments = parser.parse_args()
     comet = Comet(arguments.comet_checkpoint, arguments.comet_python, arguments.batch_size)
-    for path, count in score_pairs(arguments.config, comet, arguments.root, arguments.only).items():
-        print(f"{count:,} scores → {path}")
+    written = score_pairs(arguments.config, comet, arguments.root, arguments.only)
+    print("\n".join(f"{count:,} scores → {path}" for path, count in written.items()) or "all scores are there")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class DuplicateRule(Section):
 class NearDuplicateRule(Section):
     """`[clean.near_duplicates]`: the first of similar records is kept; a pair must be similar on both sides.
 
-    Held in memory, about 2.5 KB for each record of a language or pair.
+    Held in memory, about 5 KB for each pair of sentences.
     """
 
     threshold: float = Field(0.8, gt=0, le=1)

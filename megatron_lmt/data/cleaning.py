@@ -57,9 +57,9 @@ class Cleaner:
         problems = Problems()
         if workers < 1:
             problems.found.append(f"--workers {workers}: at least 1")
-        for source in inputs:
-            problems.of(rules_once, self._clean[source.name], root, isinstance(source, PairFiles))
+        alone = [problems.of(rules_once, self._clean[source.name], root, isinstance(source, PairFiles)) for source in inputs]
         self._rules = {source.name: problems.of(self._rules_in_order, source) for source in inputs}
+        self._is_idle = not any(alone) and not any(self._rules.values())
         problems.found = list(dict.fromkeys(problems.found))
         problems.raise_if_any()
 
@@ -94,6 +94,9 @@ class Cleaner:
         Raises:
             DataError: a worker died, or a score is missing.
         """
+        if self._is_idle:
+            yield from records
+            return
         batches, same = tee(_batches(records))
         for batch, rejections in zip(batches, self._examine(same), strict=True):
             for original, record, rejection in zip(batch, map(_record, batch), rejections, strict=True):

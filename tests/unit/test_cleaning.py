@@ -11,7 +11,7 @@ import pytest
 from megatron_lmt.data import evaluation_overlap, test_sets
 from megatron_lmt.data.clean_rules import letters, weighted_length
 from megatron_lmt.data.corpus import build_cpt_corpus
-from megatron_lmt.data.duplicates import PERMUTATIONS, bands
+from megatron_lmt.data.duplicates import PERMUTATIONS, SeenHashes, bands
 from megatron_lmt.data.quality import best_share_threshold
 from megatron_lmt.data.sft_corpus import build_sft_corpus
 from megatron_lmt.errors import ConfigError, DataError, UserError
@@ -136,7 +136,8 @@ pairs = ["en-mvf", "zh-fa", "en-si"]
 
 def test_real_text_of_60_languages_comes_through_byte_for_byte(build, tmp_path, sample_data):
     """With all rules on most lines of each language stay, and what stays is unchanged; so is what is rejected."""
-    pytest.importorskip("py3langid", reason="needs the extra: pip install -e '.[clean]'")
+    for library in ("py3langid", "rensa"):
+        pytest.importorskip(library, reason="needs the extra: pip install -e '.[clean]'")
     texts = {code: sentences(sample_data, code)[:20] for code in languages()}
     files = {f"{code}.txt": "\n".join(lines) + "\n" for code, lines in texts.items()}
     report, rejected = build(EVERYTHING, {**files, "evaluation.txt": "A sentence that is nowhere in the corpus.\n"})
@@ -429,6 +430,23 @@ def test_the_same_input_gives_the_same_bytes(build, tmp_path):
         )
         (tmp_path / "out").rename(tmp_path / f"old_{len(first)}")
     assert first[0] == first[1] and len(first[0]) == 3
+
+
+def test_a_missing_library_is_told_before_work(build, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rensa", None)  # Python's way to say that there is none
+    with pytest.raises(UserError, match=r"clean\.near_duplicates needs the package 'rensa': .*\.\[clean\]"):
+        build(f"[clean]\nnear_duplicates = {{}}\n{PAIRS}", {"en-de.tsv": tsv(*GOOD)})
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_hashes_are_on_disk_beyond_the_cache_and_all_are_found(tmp_path):
+    count = 150_000
+    seen = SeenHashes(tmp_path / "seen.sqlite", cache_mb=1)
+    assert not any(seen.first([f"text {number}"], f"file:{number}") for number in range(count))
+    assert (tmp_path / "seen.sqlite").stat().st_size > 24 * count  # not in memory: that holds 1 MB of some 6
+    assert all(seen.first([f"text {number}"], "again") == f"file:{number}" for number in range(0, count, 7))
+    assert seen.first(["text", "1"], "new") is None  # parts are not run together
+    seen.close()
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, sample_data):

@@ -38,7 +38,9 @@ def test_the_chart_and_its_table(tmp_path, quickstart_tokenizer):
     for number, rate in enumerate(RATES):
         text = tmp_path / f"p{rate}.text"
         root = str(QUICKSTART / "corpus")
-        build_sft_corpus(tmp_path / "corpus.toml", text, quickstart_tokenizer, root, [f"downsample.rate={float(rate)}"])
+        build_sft_corpus(
+            tmp_path / "corpus.toml", text, quickstart_tokenizer, root, overrides=[f"downsample.rate={float(rate)}"]
+        )
         losses = {"x-en": 5 - number, "x-zh": abs(number - 1) + 4, "en-x": 4 + number, "zh-x": 3 + number}
         lines = [{"iteration": 40}, {"iteration": 80, **{f"validation_loss/{name}": loss for name, loss in losses.items()}}]
         (tmp_path / f"p{rate}").mkdir()

@@ -48,7 +48,7 @@ def main() -> None:
 def _print_rejected(output: Path) -> None:
     report = json.loads((output / CORPUS_REPORT).read_text(encoding="utf-8"))
     if report["rejected"]:
-        print("\n".join(["rejected by [clean]:", *rejection_table(report), f"kept in {output}.rejected.jsonl.gz"]))
+        print("\n".join(["rejected:", *rejection_table(report), f"kept in {output}.rejected.jsonl.gz"]))
 
 
 if __name__ == "__main__":

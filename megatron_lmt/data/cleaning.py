@@ -101,10 +101,15 @@ class Cleaner:
         for batch, rejections in zip(batches, self._examine(same), strict=True):
             for original, record, rejection in zip(batch, map(_record, batch), rejections, strict=True):
                 if rejection := rejection or first_rejection(self._rules[record.name], record):
-                    self._rejected[record.name][rejection.rule] += 1
-                    self._write(record, rejection)
+                    self.reject(original, rejection)
                 else:
                     yield original
+
+    def reject(self, original: tuple, rejection: Rejection) -> None:
+        """Count a record of `read_inputs` and keep it beside the output; for what a builder itself cannot use, too."""
+        record = _record(original)
+        self._rejected[record.name][rejection.rule] += 1
+        self._write(record, rejection)
 
     def _examine(self, batches: Iterator[list[tuple]]) -> Iterator[list[Rejection | None]]:
         prepared = (Batch(self._clean[batch[0][0].name], self._root, list(map(_record, batch))) for batch in batches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from megatron_lmt.data.clean_rules import Rejection
 from megatron_lmt.data.sft_config import Evaluation, SftInput
 from megatron_lmt.data.test_sets import NAMES, REFUSED_SHARE, fingerprint, known_test_sets, read_test_set
 from megatron_lmt.errors import ConfigError, DataError
@@ -39,21 +40,21 @@ class Contamination:
         self._found: dict[tuple[str, str, str], set[str]] = {}  # (input, test set, language) → fingerprints
         self._overlap: dict[str, dict[str, Counter]] = {test_set.name: {} for test_set in self._of_user}
 
-    def check(self, files: SftInput, source_text: str, target_text: str) -> str | None:
+    def check(self, files: SftInput, source_text: str, target_text: str) -> Rejection | None:
         """Count a pair; returns why it must not be used, or None."""
-        reason = None
+        rejection = None
         sides = ((files.source, source_text), (files.target, target_text))
         for test_set in self._known:
             for language, text in sides:
                 if test_set.has(language, text):
                     self._found.setdefault((files.name, test_set.name, language), set()).add(fingerprint(text))
-                    reason = f"test set {test_set.name}"
+                    rejection = Rejection("test_set", test_set.name)
         for test_set in self._of_user:
             source, target = (test_set.has(language, text) for language, text in sides)
             if source or target:
                 counts = self._overlap[test_set.name].setdefault(files.direction, Counter())
                 counts.update({files.source: source, files.target: target, "both": source and target})
-        return reason
+        return rejection
 
     def overlap(self) -> dict[str, dict[str, dict[str, int]]]:
         """Test set → pair → pairs of sentences of which this side, by its language, or both sides are in the test set."""

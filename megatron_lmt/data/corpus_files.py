@@ -275,10 +275,6 @@ class CorpusFolder:
             self.rejected_file.rename(self.output.with_name(self.output.name + ".rejected.jsonl.gz"))
         self._unfinished.rename(self.output)
 
-    def path(self, name: str) -> Path:
-        """Where a file beside the records is to be written."""
-        return self._unfinished / name
-
     def _path(self, name: str) -> Path:
         return self._unfinished / f"{name}.jsonl"
 

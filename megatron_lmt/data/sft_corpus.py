@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_lmt.data.clean_rules import Rejection
 from megatron_lmt.data.cleaning import Cleaner
 from megatron_lmt.data.code_switching import Augmentation
 from megatron_lmt.data.contamination import Contamination
@@ -39,8 +40,8 @@ def build_sft_corpus(
     """Write `<source>-<target>.jsonl` with records of `prompt` (a chat up to the answer), `target` and `id`.
 
     Args:
-        output: a new folder; pairs that were not used are in its `dropped.tsv`, all counts in its corpus.json. A
-            direction of which downsampling leaves nothing has no file.
+        output: a new folder; all counts are in its corpus.json, and pairs that cannot be used beside it, in
+            `<output>.rejected.jsonl.gz`. A direction of which downsampling leaves nothing has no file.
         tokenizer: instead of the config's `chat_template_from`.
         root: instead of the config's own.
         workers: processes for `[clean]`, see `Cleaner`.
@@ -63,15 +64,15 @@ def build_sft_corpus(
     with CorpusFolder(output) as corpus, Cleaner(sources, folder, corpus, workers) as cleaner:
         builder = _Builder(config, turn, augmentation, corpus)
         report = builder.report
-        for files, line, *texts in cleaner.keep(read_inputs(sources, read)):
-            kept[files.name] += 1
-            reason = _control_token(*texts) or contamination.check(files, *texts[:2])
-            if reason:
-                report.drop(files, line, reason, *texts[:2])
+        for record in cleaner.keep(read_inputs(sources, read)):
+            files, line, *texts = record
+            rejection = _control_token(*texts) or contamination.check(files, *texts[:2])
+            if rejection:
+                cleaner.reject(record, rejection)
             else:
+                kept[files.name] += 1
                 builder.add_pair(files, line, *texts)
         contamination.refuse_test_sets()
-        report.write_dropped(corpus)
         summary = {"config": config.model_dump(), "root": str(folder), "read": read, **cleaner.finish(read, kept)}
         report.overlap = contamination.overlap()
         corpus.finish({**summary, **report.as_dict()})
@@ -142,10 +143,10 @@ def _is_kept(config: SftConfig, files: SftInput, line: int, source: str, target:
     return chance(config.seed, files.name, line, f"{source}-{target}") < downsample.rate
 
 
-def _control_token(*texts: str | None) -> str | None:
+def _control_token(*texts: str | None) -> Rejection | None:
     """Why these texts cannot be put into a chat: they would end a turn."""
     found = [token for token in CONTROL_TOKENS if any(text and token in text for text in texts)]
-    return f"control token {' and '.join(found)}" if found else None
+    return Rejection("control_token", " ".join(found)) if found else None
 
 
 def _tokenizer_folder(config: SftConfig, config_file: Path, root: Path, tokenizer: Path | None) -> Path:

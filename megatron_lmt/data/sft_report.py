@@ -1,15 +1,8 @@
-"""What became of the pairs that the SFT builder read: counts of each direction, target repetition, dropped pairs."""
+"""What became of the pairs that the SFT builder read: counts of each direction, target repetition, overlap."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
 from dataclasses import asdict, dataclass, field
-
-from megatron_lmt.data.corpus_files import CorpusFolder
-from megatron_lmt.data.sft_config import SftInput
-
-DROPPED = "dropped.tsv"
 
 
 @dataclass
@@ -48,7 +41,7 @@ class Repetition:
 
 
 class SftReport:
-    """`directions`: direction → counts. `targets`: language → repetition. `dropped`: reason → pairs.
+    """`directions`: direction → counts. `targets`: language → repetition.
 
     `overlap`: test set → pair of languages → pairs of sentences with a side, or both, in the test set.
     """
@@ -56,9 +49,7 @@ class SftReport:
     def __init__(self):
         self.directions: dict[str, DirectionCounts] = {}
         self.targets: dict[str, Repetition] = {}
-        self.dropped: Counter[str] = Counter()
         self.overlap: dict[str, dict[str, dict[str, int]]] = {}
-        self._rows: list[tuple[str, str, str, str, str]] = []
 
     def count(self, direction: str, target_text: str, is_kept: bool, wants_pmp: bool, has_auxiliary: bool) -> None:
         counts = self.directions.setdefault(direction, DirectionCounts())
@@ -74,25 +65,12 @@ class SftReport:
             targets.after += 1
             targets.distinct_after.add(hash(target_text))
 
-    def drop(self, files: SftInput, line: int, reason: str, source_text: str, target_text: str) -> None:
-        self.dropped[reason] += 1
-        self._rows.append((f"{files.name}:{line}", files.direction, reason, source_text, target_text))
-
     def as_dict(self) -> dict:
         return {
             "directions": {direction: asdict(counts) for direction, counts in self.directions.items()},
             "target_repetition": {language: found.as_dict() for language, found in self.targets.items()},
-            "dropped": dict(self.dropped),
             "overlap": self.overlap,
         }
-
-    def write_dropped(self, corpus: CorpusFolder) -> None:
-        """Each pair that was not used, with its place and reason; no file where there is none."""
-        if self._rows:
-            with open(corpus.path(DROPPED), "w", encoding="utf-8", newline="") as file:
-                rows = csv.writer(file, delimiter="\t", lineterminator="\n")
-                rows.writerow(("id", "pair", "reason", "source", "target"))
-                rows.writerows(self._rows)
 
     def summary(self) -> list[str]:
         """Lines of text for a person."""
@@ -111,7 +89,6 @@ class SftReport:
                 lines.append(
                     f"sources of one {language} sentence: {found['before']:.1f}, after downsampling {found['after']:.1f}"
                 )
-        lines += [f"{number:,} pairs dropped: {reason}" for reason, number in self.dropped.items()]
         for name, pairs in self.overlap.items():
             both = sum(counts["both"] for counts in pairs.values())
             either = sum(sum(counts.values()) for counts in pairs.values()) - 2 * both

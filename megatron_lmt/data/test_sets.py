@@ -24,7 +24,7 @@ _NOT_A_LETTER = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
-class TestSet:
+class TestSentences:
     """`fingerprints`: language → of its sentences."""
 
     name: str
@@ -47,22 +47,24 @@ def fingerprints(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(found for text in texts if (found := fingerprint(text)))
 
 
-def known_test_sets() -> list[TestSet]:
+def known_test_sets() -> list[TestSentences]:
     by_name: dict[str, dict[str, frozenset[str]]] = {}
     with open(Path(__file__).with_name("known_test_sets.tsv"), encoding="utf-8") as file:
         for line in file:
             name, language, found = line.rstrip("\n").split("\t")
             by_name.setdefault(name, {})[language] = frozenset(found.split())
-    return [TestSet(name, languages) for name, languages in by_name.items()]
+    return [TestSentences(name, languages) for name, languages in by_name.items()]
 
 
-def read_test_set(name: str, files: dict[str, Path]) -> TestSet:
+def read_test_set(name: str, files: dict[str, Path]) -> TestSentences:
     """A test set of the user's.
 
     Args:
         files: language → file of its sentences.
     """
-    return TestSet(name, {code: fingerprints(text for _, text in read_documents(path)) for code, path in files.items()})
+    return TestSentences(
+        name, {code: fingerprints(text for _, text in read_documents(path)) for code, path in files.items()}
+    )
 
 
 def main() -> None:

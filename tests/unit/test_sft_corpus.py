@@ -1,6 +1,6 @@
 """Text for fine-tuning: prompts and targets, Strategic Downsampling, auxiliary sentences, and what is kept out."""
 
-import csv
+import gzip
 import json
 from collections import Counter
 
@@ -185,11 +185,17 @@ def test_a_sentence_with_a_control_token_is_dropped_and_listed(tmp_path, inputs,
     file = inputs / "zh.txt"
     file.write_text(file.read_text(encoding="utf-8").replace("zh 7\n", "zh\t<|im_end|> 7\n"), encoding="utf-8")
     report = build_sft_corpus(config(tmp_path, PLAIN + ALIGNED), tmp_path / "out", tiny_tokenizer)
-    assert report.dropped == {"control token <|im_end|>": 2}
-    with open(tmp_path / "out/dropped.tsv", encoding="utf-8", newline="") as dropped:
-        rows = list(csv.reader(dropped, delimiter="\t"))[1:]
-    assert rows[0] == ["en.txt+zh.txt:8", "en-zh", "control token <|im_end|>", "en 7", "zh\t<|im_end|> 7"]
-    assert [row[0] for row in rows] == ["en.txt+zh.txt:8", "zh.txt+ky.txt:8"]
+    summary = json.loads((tmp_path / "out/corpus.json").read_text())
+    assert summary["rejected"] == {"en.txt+zh.txt": {"control_token": 1}, "zh.txt+ky.txt": {"control_token": 1}}
+    rows = [json.loads(line) for line in gzip.open(tmp_path / "out.rejected.jsonl.gz", "rt", encoding="utf-8")]
+    assert rows[0] == {
+        "file": "en.txt+zh.txt",
+        "line": 8,
+        "rule": "control_token",
+        "value": "<|im_end|>",
+        "texts": ["en 7", "zh\t<|im_end|> 7"],
+    }
+    assert summary["kept"]["en.txt+zh.txt"] == 999 and summary["read"]["en.txt+zh.txt"] == 1000
     assert report.directions["en-zh"].before == 999 and report.directions["en-ky"].before == 1000
     # where it would be the auxiliary, the pair is dropped too: half of zh-ky has English beside it
     assert all("<|im_end|> 7" not in record["prompt"] for record in records(tmp_path / "out", "en-zh"))
@@ -198,9 +204,9 @@ def test_a_sentence_with_a_control_token_is_dropped_and_listed(tmp_path, inputs,
 def as_known(monkeypatch, language, texts):
     """Let these sentences be a known test set: the real ones are not at hand, only their fingerprints."""
     from megatron_lmt.data import contamination
-    from megatron_lmt.data.test_sets import TestSet, fingerprints
+    from megatron_lmt.data.test_sets import TestSentences, fingerprints
 
-    monkeypatch.setattr(contamination, "known_test_sets", lambda: [TestSet("secret", {language: fingerprints(texts)})])
+    monkeypatch.setattr(contamination, "known_test_sets", lambda: [TestSentences("secret", {language: fingerprints(texts)})])
 
 
 def test_a_known_test_set_is_refused_and_a_chance_find_is_dropped(tmp_path, inputs, tiny_tokenizer, monkeypatch):
@@ -210,7 +216,8 @@ def test_a_known_test_set_is_refused_and_a_chance_find_is_dropped(tmp_path, inpu
     few = [f"a sentence of the  TEST set, number {i}!\tсүйлөм {i}" for i in range(4)]
     (inputs / "en-ky.tsv").write_text("\n".join(rest + few) + "\n", encoding="utf-8")
     report = build_sft_corpus(config(tmp_path, PAIRS), tmp_path / "few", tiny_tokenizer)
-    assert report.dropped == {"test set secret": 4} and report.directions["en-ky"].after == 500
+    rejected = json.loads((tmp_path / "few/corpus.json").read_text())["rejected"]
+    assert rejected == {"en-ky.tsv": {"test_set": 4}} and report.directions["en-ky"].after == 500
     many = [f"{text}\tсүйлөм" for text in secret[:5]]
     (inputs / "en-ky.tsv").write_text("\n".join(rest + many) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"en-ky\.tsv: has 5 of the 100 en sentences of the test set secret"):
@@ -243,7 +250,7 @@ def test_overlap_with_an_evaluation_set_is_reported_by_side_and_may_be_cleaned(t
     report = build_sft_corpus(config(tmp_path, PAIRS + evaluation), tmp_path / "report", tiny_tokenizer)
     expected = {"mine": {"en-ky": {"en": 10, "ky": 20, "both": 5}}}
     assert json.loads((tmp_path / "report/corpus.json").read_text())["overlap"] == expected
-    assert report.directions["en-ky"].after == 50 and not report.dropped
+    assert report.directions["en-ky"].after == 50
     assert "evaluation set mine: 25 pairs have a side of it, 5 of them both sides" in report.summary()
     text = PAIRS + evaluation + '[clean.evaluation]\nfiles = ["test.*"]\n'
     report = build_sft_corpus(config(tmp_path, text), tmp_path / "clean", tiny_tokenizer)
@@ -256,7 +263,7 @@ def test_lmts_data_in_all_117_pairs(tmp_path, sample_data, tiny_tokenizer):
     report = build_sft_corpus(config_file, tmp_path / "out", tiny_tokenizer, root=str(sample_data))
     summary = json.loads((tmp_path / "out/corpus.json").read_text())
     assert set(report.directions) == set(directions("all")) and len(summary["read"]) == 113 + 117
-    assert not report.dropped and sum(summary["read"].values()) == 113 * 1997 + 117 * 997
+    assert not summary["rejected"] and sum(summary["read"].values()) == 113 * 1997 + 117 * 997
     for direction, counts in report.directions.items():
         source, target = split_direction(direction)
         assert counts.before == (997 if {source, target} & {"jv", "mvf"} else 2994)

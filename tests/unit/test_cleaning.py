@@ -253,7 +253,7 @@ def test_sentences_of_evaluation_sets_by_source_and_target_and_inside_documents(
 
 def test_known_test_sets_are_looked_for_unless_turned_off(build, monkeypatch):
     of_set = {"en": [GOOD[2][0]], "de": [GOOD[3][1], GOOD[4][1]]}
-    known = test_sets.TestSet("wmt99", {code: test_sets.fingerprints(texts) for code, texts in of_set.items()})
+    known = test_sets.TestSentences("wmt99", {code: test_sets.fingerprints(texts) for code, texts in of_set.items()})
     monkeypatch.setattr(evaluation_overlap, "known_test_sets", lambda: [known])
     files = {"en-de.tsv": tsv(*GOOD)}
     report, rejected = build(f"seed = 1\n[clean.evaluation]\n{PAIRS}", files)

@@ -19,8 +19,8 @@ from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import languages
 
 _BETWEEN_SPACES = re.compile(r"\S+")
-LONGEST_TERM = 12
-"""Characters of a term that is looked for in scripts without spaces."""
+SHORTEST_TERM, LONGEST_TERM = 2, 12
+"""Characters of a term that is looked for in scripts without spaces: single ones are mostly parts of words."""
 Entries = dict[str, list[tuple[str, str]]]
 
 
@@ -46,7 +46,7 @@ class Lexicon:
             raise ConfigError(f"augment.languages {absent}: no dictionary has them")
 
     def _add(self, source: str, term: str, language: str, translation: str, wanted: list[str]) -> None:
-        if not wanted or language in wanted:
+        if (not wanted or language in wanted) and term.casefold() != translation.casefold():
             self._entries.setdefault(source, {}).setdefault(term.casefold(), []).append((language, translation))
 
     def has(self, source: str, language: str) -> bool:
@@ -88,9 +88,8 @@ def _terms(language: str, text: str, entries: Entries) -> Iterator[tuple[int, in
         return
     start = 0
     while start < len(text):
-        longest = next(
-            (size for size in range(min(LONGEST_TERM, len(text) - start), 0, -1) if text[start : start + size] in entries), 0
-        )
+        sizes = range(min(LONGEST_TERM, len(text) - start), SHORTEST_TERM - 1, -1)
+        longest = next((size for size in sizes if text[start : start + size] in entries), 0)
         if longest:
             yield start, start + longest
         start += longest or 1

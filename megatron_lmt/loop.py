@@ -18,6 +18,7 @@ from megatron_lmt.data.ledger import consumed_table
 from megatron_lmt.data.loader import GlobalBatch, global_batches
 from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.targets import target_markers
+from megatron_lmt.degeneration import LEAST_LOSS_RISE, DegenerationWatch, degeneration_record, validation_scores
 from megatron_lmt.errors import UserError
 from megatron_lmt.faults import FaultJudge, name_samples
 from megatron_lmt.files import write_json_atomically, write_text_atomically
@@ -44,7 +45,7 @@ from megatron_lmt.runtime.checkpoint_folder import (
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, close_saving, prepare_saving
 from megatron_lmt.runtime.device import Device
-from megatron_lmt.runtime.metrics import MetricsLog, SampleLosses, console_line, mean_losses, training_flops
+from megatron_lmt.runtime.metrics import VALIDATION, MetricsLog, SampleLosses, console_line, mean_losses, training_flops
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from megatron_lmt.runtime.retention import delete_superfluous
 from megatron_lmt.runtime.signals import EXIT_FILE, Requests
@@ -129,6 +130,7 @@ class _Loop:
         run, last = self.run_config, self.run_config.train_iters
         if dist.get_rank() == 0:
             self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging)
+            self.validation_watch = DegenerationWatch(run.output_dir / VALIDATION, validation_scores, LEAST_LOSS_RISE)
         began = time.perf_counter()
         readers = [self.ready.readers[source.name] for source in self.ready.plan.sources]
         markers = target_markers([source.name for source in self.ready.plan.sources], self.ready.tokenizer)
@@ -253,7 +255,11 @@ class _Loop:
             shown = "not a number" if loss is None else f"{loss:.6E} | PPL: {_perplexity(loss):.6E}"
             self.log.info(f"validation at iteration {iteration} | {name} | lm loss: {shown}")
         if self.metrics:
-            self.metrics.validation({"iteration": iteration, **losses})
+            record = {"iteration": iteration, **losses}
+            alerts = self.validation_watch.see(record)
+            for alert in alerts:
+                self.log.warning(f"validation at iteration {iteration}: {alert}")
+            self.metrics.validation({**record, **degeneration_record(alerts)})
 
     def _is_save_due(self, iteration: int) -> bool:
         if self.resume_check.forbids_saving(iteration):

@@ -235,6 +235,25 @@ class OptimizerSection(Section):
         return self
 
 
+class Fp8Section(Section):
+    """FP8 matrix products of Transformer Engine; all else stays bf16. Without this section there are none."""
+
+    format: Literal["hybrid", "e4m3"] = "hybrid"
+    """e4m3 everywhere, or e5m2 for gradients (hybrid)."""
+    recipe: Literal["tensorwise", "delayed", "blockwise"] = "tensorwise"
+    """How values are scaled: by each tensor's largest value now, by that of recent steps, or block by block."""
+    param_gather: bool = False
+    """Keep matrices in FP8 and gather them so after each step: half the communication."""
+    first_last_layers_bf16: bool = False
+    """Leave the first and the last layer in bf16."""
+
+    @model_validator(mode="after")
+    def _delayed_scales_all_layers(self):
+        if self.first_last_layers_bf16 and self.recipe == "delayed":
+            raise ValueError('first_last_layers_bf16 = true is not for recipe = "delayed": take "tensorwise"')
+        return self
+
+
 class ValidationSection(Section):
     eval_interval: PositiveInt
     """Iterations between two validations; there is always one at the end."""
@@ -300,6 +319,7 @@ class RunConfig(Section):
     parallel: ParallelSection = ParallelSection()
     data: DataSection
     train: TrainSection
+    fp8: Fp8Section | None = None
     optimizer: OptimizerSection = OptimizerSection()
     validation: ValidationSection | None = None
     checkpoint: CheckpointSection

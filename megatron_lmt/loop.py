@@ -337,12 +337,12 @@ def _build_trainee(ready: ReadyRun, device: Device) -> Trainee:
     chunks = ModelChunks()
     for stage in range(virtual) if virtual else [None]:
         ends = parallel.is_first_stage(stage), parallel.is_last_stage(stage)
-        chunks.append(build_model(ready.shape, run.parallel, device, bf16, *ends, stage))
+        chunks.append(build_model(ready.shape, run.parallel, device, bf16, *ends, stage, run.fp8))
     if isinstance(ready.start_from, Path) and not ready.resume_from:
         load_checkpoint(ready.start_from, chunks, None)
     elif not ready.resume_from:
         for chunk in chunks:
             set_weights(chunk, ready.shape, ready.start_from or RandomTensors(ready.shape, run.seed))
-    wrapped = wrap_data_parallel(chunks, run.parallel, device)
+    wrapped = wrap_data_parallel(chunks, run, device)
     optimizer = build_optimizer(wrapped, run, bf16)
     return Trainee(wrapped, optimizer, build_scheduler(optimizer, run), device)

@@ -24,6 +24,7 @@ from megatron_lmt.data.supervision import check_supervision, supervision_lines
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
+from megatron_lmt.machine import Machine, machine_problems
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
 from megatron_lmt.runtime.incarnation import check_nobody_trains
@@ -87,11 +88,12 @@ class ReadyRun:
         check_nobody_trains(output_dir)
 
 
-def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
+def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = None) -> ReadyRun:
     """Check everything; see the module.
 
     Args:
         world_size: number of processes; None when they are not started yet, as in a dry run.
+        machine: that is to train; None when it may be another one than this.
     Raises:
         UserError: with one line for each problem.
     """
@@ -111,6 +113,7 @@ def check_run(run: RunConfig, world_size: int | None) -> ReadyRun:
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
     problems.of(_check_extras, run)
+    problems.found += machine_problems(run, shape, machine)
     start_from = problems.of(_open_start, run, shape) if shape else None
     problems.raise_if_any()
 
@@ -234,6 +237,11 @@ def _open_start(run: RunConfig, shape: ModelShape) -> Path | SafetensorsFolder |
         _check_same_shape(path, read_shape(path).to_dict(), shape)
         return SafetensorsFolder(path, shape)
     folder = find_checkpoint(path)
+    if run.fp8 and run.fp8.param_gather:
+        raise CheckpointError(
+            f"model.pretrained_checkpoint: {path} is a checkpoint; with fp8.param_gather its weights would be rounded to "
+            "FP8 before the first step: export it with tools/checkpoint/convert.py and start from the Hugging Face folder"
+        )
     _check_same_shape(folder, read_run_state(folder)["identity"]["shape"], shape)
     return folder
 
@@ -259,6 +267,7 @@ def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, plan: Pla
         "global_batch_size": run.train.global_batch_size,
         "train_iters": run.train_iters,
         "bf16": run.train.bf16,
+        "fp8": run.fp8 and run.fp8.model_dump(mode="json"),
         "optimizer": run.optimizer.model_dump(mode="json"),
         "shape": shape.to_dict(),
         "tokenizer": tokenizer.identity(),

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from megatron_lmt.errors import UserError, run_command
 from megatron_lmt.log import silence_engine_warnings
+from megatron_lmt.machine import Machine
 from megatron_lmt.preflight import ReadyRun, check_run, describe
 from megatron_lmt.processes import end_with_parent
 from megatron_lmt.run_card import Origin, check_against_card, run_from_card, run_from_file
@@ -71,7 +72,7 @@ def _check(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin]:
             run, origin = run_from_card(arguments.from_card, arguments.overrides)
         else:
             run, origin = run_from_file(Path(arguments.run_file), arguments.overrides)
-        ready = check_run(run, world_size)
+        ready = check_run(run, world_size, None if arguments.dry_run else _machine())
         notes = check_against_card(ready, origin)
         if _local_rank() == 0:
             print("\n".join(notes), end="\n" if notes else "")
@@ -90,6 +91,12 @@ def _end_with_the_launcher() -> None:
     """torchrun that is killed would leave its workers training, and a second start would meet them."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(os.getppid())
+
+
+def _machine() -> Machine:
+    from megatron_lmt.runtime.device import find_machine  # imports torch
+
+    return find_machine()
 
 
 def _allow_many_open_files() -> None:

@@ -20,14 +20,16 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_lmt.config import ParallelSection
+from megatron_lmt.config import Fp8Section, ParallelSection
 from megatron_lmt.model.cpu_layers import PackedAttention, RMSNorm
 from megatron_lmt.model.shape import ModelShape
 from megatron_lmt.model.weights import mark_tensor_parallel
 from megatron_lmt.runtime.device import Device
 
 
-def transformer_config(shape: ModelShape, parallel: ParallelSection, device: Device, bf16: bool) -> TransformerConfig:
+def transformer_config(
+    shape: ModelShape, parallel: ParallelSection, device: Device, bf16: bool, fp8: Fp8Section | None
+) -> TransformerConfig:
     """megatron-core's configuration of this shape. Its losses are sums over tokens, never means of means."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     return TransformerConfig(
@@ -62,17 +64,35 @@ def transformer_config(shape: ModelShape, parallel: ParallelSection, device: Dev
         recompute_method=parallel.recompute_method,
         recompute_num_layers=parallel.recompute_num_layers,
         recompute_modules=parallel.recompute_modules,
+        **_fp8_settings(fp8),
         calculate_per_token_loss=True,
         perform_initialization=False,  # every weight is set by model/weights.py, the same for any layout
         use_cpu_initialization=not device.is_gpu,
         apply_rope_fusion=device.is_gpu,
         bias_activation_fusion=device.is_gpu,
+        # Transformer Engine's writes the gradient over the logits, so that 150,000 columns of them exist once
+        cross_entropy_loss_fusion=device.is_gpu,
+        cross_entropy_fusion_impl="te" if device.is_gpu else "native",
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
         # gloo sends from memory that would be given back too early where sends overlap
         deallocate_pipeline_outputs=device.is_gpu or parallel.virtual_pipeline_model_parallel_size is None,
     )
+
+
+def _fp8_settings(fp8: Fp8Section | None) -> dict:
+    if fp8 is None:
+        return {}
+    # for delayed scaling, as Transformer Engine advises; the other recipes have no history
+    history = {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"} if fp8.recipe == "delayed" else {}
+    return {
+        "fp8": fp8.format,
+        "fp8_recipe": fp8.recipe,
+        "fp8_param": fp8.param_gather,
+        "first_last_layers_bf16": fp8.first_last_layers_bf16,
+        **history,
+    }
 
 
 def layer_spec(config: TransformerConfig, device: Device, vp_stage: int | None) -> ModuleSpec | TransformerBlockSubmodules:
@@ -123,6 +143,7 @@ def build_model(
     pre_process: bool,
     post_process: bool,
     vp_stage: int | None = None,
+    fp8: Fp8Section | None = None,
 ) -> Qwen3Model:
     """The part of the model that this rank holds, with weights not set yet.
 
@@ -131,7 +152,7 @@ def build_model(
         post_process: this part has the output layer.
         vp_stage: which of this rank's virtual pipeline stages it is; None where there are none.
     """
-    config = transformer_config(shape, parallel, device, bf16)
+    config = transformer_config(shape, parallel, device, bf16, fp8)
     model = Qwen3Model(
         config=config,
         transformer_layer_spec=layer_spec(config, device, vp_stage),

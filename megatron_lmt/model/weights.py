@@ -45,3 +45,6 @@ def set_weights(model: GPTModel, shape: ModelShape, source: TensorSource) -> Non
             name = "embedding.word_embeddings.weight"  # the last pipeline stage's own copy of the tied matrix
         shard = shard_from_hf(table[name], shape, source, tp_group.rank(), tp_group.size())
         parameter.copy_(shard)
+        if hasattr(parameter, "get_high_precision_init_val"):
+            # kept in FP8: the optimizer takes its fp32 copy from what Transformer Engine remembers of before the rounding
+            parameter.get_high_precision_init_val().copy_(shard)

@@ -15,11 +15,13 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
 
 from megatron_lmt.errors import MissingExtraError, UserError
+from megatron_lmt.machine import Machine, version_numbers
 
 GPU_ONLY_PACKAGES = ("transformer_engine", "apex", "flash_attn")
 PEAK_BF16_TFLOPS = {"A100": 312.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4, "B200": 2250.0}
@@ -65,6 +67,17 @@ class Device:
         """Wait for the device, so that a wall time measured afterwards is true."""
         if self.is_gpu:
             torch.cuda.synchronize()
+
+
+def find_machine() -> Machine:
+    """What there is for settings that only work on a GPU."""
+    is_gpu = torch.cuda.is_available()
+    engine = find_spec("transformer_engine") is not None
+    return Machine(
+        gpu_capability=torch.cuda.get_device_capability() if is_gpu else None,
+        transformer_engine=version_numbers(version("transformer_engine")) if engine else None,
+        cuda=version_numbers(torch.version.cuda) if torch.version.cuda else None,
+    )
 
 
 def open_device() -> Device:

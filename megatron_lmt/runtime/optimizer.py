@@ -12,25 +12,27 @@ from megatron.core.optimizer import get_standard_config_overrides as weight_deca
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_lmt.config import ParallelSection, RunConfig
+from megatron_lmt.config import RunConfig
 from megatron_lmt.runtime.device import Device
 
 
-def wrap_data_parallel(chunks: list[GPTModel], parallel: ParallelSection, device: Device) -> list[DistributedDataParallel]:
+def wrap_data_parallel(chunks: list[GPTModel], run: RunConfig, device: Device) -> list[DistributedDataParallel]:
     """Gradients are summed in fp32 and reduced over the data-parallel ranks; each keeps a part of the optimizer.
 
     Args:
         chunks: the parts of the model on this rank, one for each virtual pipeline stage.
     """
-    overlap_reduce = device.is_gpu if parallel.overlap_grad_reduce is None else parallel.overlap_grad_reduce
-    overlap_gather = (
-        overlap_reduce and device.is_gpu if parallel.overlap_param_gather is None else parallel.overlap_param_gather
-    )
+    overlap_reduce, overlap_gather = run.parallel.overlap_grad_reduce, run.parallel.overlap_param_gather
+    if overlap_reduce is None:
+        overlap_reduce = device.is_gpu or bool(overlap_gather)
+    if overlap_gather is None:
+        overlap_gather = device.is_gpu and overlap_reduce
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=True,
-        overlap_grad_reduce=overlap_reduce or overlap_gather,
+        overlap_grad_reduce=overlap_reduce,
         overlap_param_gather=overlap_gather,
+        fp8_param_gather=run.fp8 is not None and run.fp8.param_gather,
     )
     return [
         # parts that are reached later need no buckets: their communication is not on the critical path
@@ -54,6 +56,7 @@ def build_optimizer(chunks: list[DistributedDataParallel], run: RunConfig, bf16:
         bf16=bf16,
         params_dtype=chunks[0].config.params_dtype,
         use_distributed_optimizer=True,
+        fp8_recipe=run.fp8.recipe if run.fp8 else None,
         overlap_param_gather=chunks[0].ddp_config.overlap_param_gather,
     )
     optimizer = get_megatron_optimizer(config, chunks, config_overrides=weight_decay_exemptions(config))

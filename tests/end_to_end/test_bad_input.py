@@ -69,6 +69,13 @@ def test_fields_of_a_model_that_is_neither_qwen3_nor_llama(tiny_run):
         assert field in output
 
 
+def test_fp8_without_a_gpu_is_refused_with_all_reasons_before_anything_starts(tiny_run):
+    output = refused(tiny_run, "fp8={}", "train.bf16=false")
+    for reason in ("train.bf16 = false", "there is no GPU here", "Transformer Engine is not installed"):
+        assert reason in output
+    assert not (tiny_run.parent / "run").exists()
+
+
 def test_another_tokenizer_than_the_data_were_made_with(tiny_run, tiny_tokenizer):
     output = refused(tiny_run, f"data.tokenizer_model={tiny_tokenizer}")
     assert "tokens/mono.en_text_document was made with tokenizer HuggingFaceTokenizer:" in output

@@ -18,7 +18,8 @@ from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, no_check
 from megatron_lmt.conversion.workers import share
 from megatron_lmt.data.progress import progress
 from megatron_lmt.files import write_json_atomically
-from megatron_lmt.runtime.checkpoint_folder import COMMIT_MARKER, HF_FOLDER, RUN_STATE
+from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, RUN_STATE
+from megatron_lmt.runtime.checkpoint_manifest import commit, describe_file
 
 FILE_BYTES = 128 * 1024 * 1024
 
@@ -48,14 +49,15 @@ def new_checkpoint(
     """
     chunks = [part.chunk for part in parts]
     num_bytes = sum(chunk.num_bytes for chunk in chunks)
-    files = plan_files(chunks, max(options.workers, -(-num_bytes // FILE_BYTES)))
+    contents = plan_files(chunks, max(options.workers, -(-num_bytes // FILE_BYTES)))
     by_chunk = {part.chunk: part for part in parts}
-    tasks = [(number, [by_chunk[chunk] for chunk in file]) for number, file in enumerate(files)]
+    tasks = [(number, [by_chunk[chunk] for chunk in file]) for number, file in enumerate(contents)]
     with new_folder(target, num_bytes) as folder, progress(num_bytes, "converting", delay=5) as bar:
-        results, not_finite = [], []
+        results, not_finite, described = [], [], {}
         written = share(partial(_write, open_source, folder), tasks, options.workers)
-        for (_, in_file), (entries, bad) in zip(tasks, written, strict=True):
+        for (_, in_file), (entries, files, bad) in zip(tasks, written, strict=True):
             results.append(entries)
+            described |= files
             not_finite += bad
             bar.update(sum(part.chunk.num_bytes for part in in_file))
         if not options.allow_nan:
@@ -64,12 +66,11 @@ def new_checkpoint(
         (folder / HF_FOLDER).mkdir()
         write_json_atomically(folder / RUN_STATE, run_state)
         yield folder
-        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-        write_json_atomically(folder / COMMIT_MARKER, {"bytes": sizes})
+        commit(folder, described)
 
 
-def _write(open_source: Callable[[], Read], folder: Path, task: tuple[int, list[Part]]) -> tuple[list, list[str]]:
-    """Write one file; returns its entries for the metadata, and the names of tensors with NaN or infinity."""
+def _write(open_source: Callable[[], Read], folder: Path, task: tuple[int, list[Part]]) -> tuple[list, dict, list[str]]:
+    """Write one file; returns its entries for the metadata and for the manifest, and the tensors with NaN or infinity."""
     number, parts = task
     read, not_finite = open_source(), []
     origins = {part.chunk: part for part in parts}
@@ -82,4 +83,6 @@ def _write(open_source: Callable[[], Read], folder: Path, task: tuple[int, list[
         return tensor.reshape(chunk.shape)
 
     with no_checksums():
-        return write_file(folder, number, [part.chunk for part in parts], make), not_finite
+        entries = write_file(folder, number, [part.chunk for part in parts], make)
+    files = {entry.storage_data.relative_path for entry in entries}
+    return entries, {file: describe_file(folder / file) for file in files}, not_finite

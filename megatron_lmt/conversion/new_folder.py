@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.model.hf_io import is_hf_folder
-from megatron_lmt.runtime.checkpoint_folder import COMMIT_MARKER
+from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 
 SPARE_BYTES = 64 * 1024 * 1024
 """Room for what comes with the weights: tokenizer, configuration, indices."""

@@ -85,7 +85,7 @@ def finish(folder: Path, chunks: Sequence[NewChunk], results: list[list[WriteRes
 
 
 def _writer(folder: Path) -> FileSystemWriter:
-    return FileSystemWriter(folder, per_thread_copy_ahead=0)  # nothing to copy from a GPU, and items stay in order
+    return FileSystemWriter(str(folder), per_thread_copy_ahead=0)  # nothing to copy from a GPU, and items stay in order
 
 
 def _write_item(chunk: NewChunk) -> WriteItem:

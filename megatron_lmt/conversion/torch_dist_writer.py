@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
+    StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
@@ -63,7 +64,7 @@ def write_file(
     Args:
         make: the numbers of a chunk, contiguous and of its shape; called in order.
     """
-    writer = _writer(folder)
+    writer = _Writer(folder)
     plans = writer.prepare_global_plan([SavePlan([])] * number + [SavePlan([_write_item(chunk) for chunk in chunks])])
     return writer.write_data(plans[number], _Planner(map(make, chunks))).wait()
 
@@ -79,13 +80,20 @@ def finish(folder: Path, chunks: Sequence[NewChunk], results: list[list[WriteRes
         properties = TensorProperties(dtype=chunk.dtype)
         entry = tensors.setdefault(chunk.name, TensorStorageMetadata(properties, torch.Size(chunk.size), []))
         entry.chunks.append(ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.shape)))
-    _writer(folder).finish(Metadata(tensors), results)
+    _Writer(folder).finish(Metadata(tensors), results)
     torch.save(common, folder / "common.pt")
     (folder / "metadata.json").write_text(json.dumps(BACKEND), encoding="utf-8")
 
 
-def _writer(folder: Path) -> FileSystemWriter:
-    return FileSystemWriter(str(folder), per_thread_copy_ahead=0)  # nothing to copy from a GPU, and items stay in order
+class _Writer(FileSystemWriter):
+    """Writes items in their order: there is nothing to copy from a GPU ahead of them."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, per_thread_copy_ahead=0)
+
+    def storage_meta(self) -> StorageMeta:
+        """Without the folder's name, which changes, and whose class loading does not let through."""
+        return StorageMeta(save_id=self.save_id)
 
 
 def _write_item(chunk: NewChunk) -> WriteItem:

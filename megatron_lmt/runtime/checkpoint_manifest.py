@@ -37,7 +37,9 @@ def commit(folder: Path, known: dict[str, dict]) -> None:
         CheckpointError: one of the known files has gone or changed since.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    files = {name: known.get(name) or describe_file(folder / name) for name in names}
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        described = pool.map(lambda name: known.get(name) or describe_file(folder / name), names)
+        files = dict(zip(names, described, strict=True))
     missing = [f"{folder / name}: was written, and is not there any more" for name in known if name not in files]
     if problems := missing + _size_problems(folder, files):
         raise CheckpointError(problems)

@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+import pytest
 
 from benchmarks.synthetic_tokens import write_sources
 from megatron_lmt.data.indexed import IndexedReader
@@ -43,3 +44,18 @@ def test_fewer_documents_than_sources_are_refused(tmp_path, monkeypatch):
     few = ("--documents", "100", "--folder", str(tmp_path))
     output = run([sys.executable, "-m", "benchmarks.mixture", *few], code=2)
     assert "--documents 100: give at least one to each of 294 sources" in output
+
+
+def test_the_cleaning_benchmark_measures_rules_memory_and_languages(sample_data):
+    for library in ("py3langid", "rensa"):
+        pytest.importorskip(library, reason="needs the extra: pip install -e '.[clean]'")
+    small = ("--data", str(sample_data), "--records", "2000", "--sentences", "20")
+    output = run([sys.executable, "-m", "benchmarks.cleaning", *small])
+    for said in (
+        "language: ",
+        "near_duplicates: ",
+        "duplicates, 2,000 pairs",
+        "FLORES dev, weighted: 0.0",
+        "NTREX, 58 languages: 9",
+    ):
+        assert said in output

@@ -69,7 +69,7 @@ def weighted_length(text: str) -> int:
     """Characters, with 3 for each Chinese character or kana and 2 for each Hangul syllable.
 
     Of FLORES dev's 117 pairs, all true translations, a ratio of 3.0 in these units rejects 0.02 %; in characters 31 %, in
-    bytes 13 %, in words 48 % (docs/decisions.md).
+    bytes 13 %, in words 48 % (docs/benchmarks.md).
     """
     return len(text) + 2 * len(_WIDE.findall(text)) + len(_HANGUL.findall(text))
 

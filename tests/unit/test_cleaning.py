@@ -9,14 +9,17 @@ from itertools import combinations
 import pytest
 
 from megatron_lmt.data import evaluation_overlap, test_sets
+from megatron_lmt.data.clean_config import CleanSection
 from megatron_lmt.data.clean_rules import letters, weighted_length
-from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.data.corpus import CptConfig, build_cpt_corpus
+from megatron_lmt.data.corpus_files import pair_files
 from megatron_lmt.data.duplicates import PERMUTATIONS, SeenHashes, bands
 from megatron_lmt.data.quality import best_share_threshold
 from megatron_lmt.data.sft_corpus import build_sft_corpus
 from megatron_lmt.errors import ConfigError, DataError, UserError
 from megatron_lmt.languages import languages, pairs
-from tests.conftest import LINES
+from megatron_lmt.toml_config import load_toml, validate
+from tests.conftest import LINES, REPOSITORY
 
 GOOD = [
     ("The house by the river was sold last week.", "Das Haus am Fluss wurde letzte Woche verkauft."),
@@ -394,6 +397,16 @@ def test_a_wrong_table_is_refused(build, toml, message):
         build(toml, {})
 
 
+def test_the_documented_config_is_valid_and_names_every_rule(tmp_path):
+    text = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "corpus.toml").write_text(text, encoding="utf-8")
+    config = validate(CptConfig, load_toml(tmp_path / "corpus.toml"), "docs/data.md")
+    assert config.clean.model_fields_set == set(CleanSection.model_fields)
+    for files in pair_files(config, tmp_path):
+        assert (files.clean.max_characters, files.clean.quality) == (4000, None)
+        assert files.clean.max_length_ratio == 3.0
+
+
 def test_missing_files_are_all_named_before_work(build, tmp_path):
     toml = f"""
 [clean]
@@ -479,7 +492,8 @@ pairs = ["en-ug", "zh-hy"]
 KILLS_A_WORKER = """
 import multiprocessing, os, signal, sys, threading
 from pathlib import Path
-from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.data.corpus import CptConfig, build_cpt_corpus
+from megatron_lmt.data.corpus_files import pair_files
 from megatron_lmt.errors import run_command
 
 def kill_one():

@@ -1,4 +1,4 @@
-"""The sweep's chart and table: validation loss of four groups of directions against the rate of downsampling."""
+"""The sweep's chart and table: validation loss, and scores where there are some, against the rate of downsampling."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 
 from megatron_lmt.data.ledger import text_table
 from megatron_lmt.errors import run_command
+from megatron_lmt.eval.report import groups_of
 
 GROUPS = {"x-en": "X→en", "x-zh": "X→zh", "en-x": "en→X", "zh-x": "zh→X"}
 COLOURS = {"x-en": "#c0392b", "x-zh": "#e08e0b", "en-x": "#2c6fbb", "zh-x": "#3a9d5d"}
+PIVOTS = ("en-zh", "zh-en")
+LOSS = "validation loss per target token"
 
 
 def main() -> None:
@@ -23,66 +26,83 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="new folder")
     arguments = parser.parse_args()
     runs = {rate: _read(arguments.work, rate) for rate in arguments.rates}
+    measures = [name for name in (LOSS, "comet", "chrf++") if all(name in run for run in runs.values())]
     arguments.output.mkdir()
-    _draw(runs, arguments.output / "downsampling.png")
-    header = ("p", "X→en, X→zh kept", "sources of a target", *(f"loss {name}" for name in GROUPS.values()))
-    rows = [
-        (
-            f"{float(rate):.1%}",
-            f"{run['kept']:,} of {run['there']:,}",
-            f"{run['repetition']:.1f}",
-            *(f"{run['loss'][group]:.3f}" for group in GROUPS),
-        )
-        for rate, run in runs.items()
-    ]
-    best = {name: min(runs, key=lambda rate: runs[rate]["loss"][group]) for group, name in GROUPS.items()}
-    lines = [
-        *text_table(header, rows),
-        "",
-        "Loss per target token on FLORES dev sentences, at the end of each run. Lowest: "
-        + ", ".join(f"{name} at p = {float(rate):.1%}" for name, rate in best.items())
-        + ".",
+    _draw(runs, measures, arguments.output / "downsampling.png")
+    lines = [line for name in measures for line in [f"{name}:", *_table(runs, name), ""]]
+    lines += [
         f"Each run had {runs[arguments.rates[0]]['iterations']} steps: more of X→en and X→zh means less of en→X and zh→X.",
-        "A model of a few million parameters cannot translate. These losses show that the sweep works, and what is",
-        "learned of each direction. LMT's peak near 5 % is of translation quality after pre-training (its figure 3);",
-        "it takes a pre-trained model and scores of its translations (tools/evaluate_mt.py on an export of each run).",
+        "The loss is on FLORES dev sentences at the end of each run. A model of a few million parameters cannot translate: it",
+        "shows whether a direction is learned from its source, or its few targets by heart. LMT's peak near 5 % (arXiv",
+        "2511.07003, figure 3) is of the quality of translations, and takes a pre-trained model and --evaluate.",
     ]
     (arguments.output / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _read(work: Path, rate: str) -> dict:
-    """What one run was trained on, and its last validation."""
+    """What one run was trained on, its last validation and, by metric, its scores; these as means of each group."""
     corpus = json.loads((work / f"p{rate}.text" / "corpus.json").read_text(encoding="utf-8"))
     into_pivots = [
         counts
         for direction, counts in corpus["directions"].items()
-        if direction.endswith(("-en", "-zh")) and direction not in ("en-zh", "zh-en")
+        if direction.endswith(("-en", "-zh")) and direction not in PIVOTS
     ]
-    validations = (work / f"p{rate}" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
-    last = json.loads(validations[-1])
+    last = json.loads((work / f"p{rate}" / "validation.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return {
         "kept": sum(counts["after"] for counts in into_pivots),
         "there": sum(counts["before"] for counts in into_pivots),
         "repetition": corpus["target_repetition"]["en"]["after"],
         "iterations": last["iteration"],
-        "loss": {group: last[f"validation_loss/{group}"] for group in GROUPS},
+        LOSS: {group: last[f"validation_loss/{group}"] for group in GROUPS},
+        **_scores(work / f"p{rate}.scores" / "scores.jsonl"),
     }
 
 
-def _draw(runs: dict[str, dict], path: Path) -> None:
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+def _scores(file: Path) -> dict[str, dict[str, float]]:
+    if not file.is_file():
+        return {}
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    found = {}
+    for metric in ("comet", "chrf++"):
+        if metric in records[0]:
+            by_group: dict[str, list[float]] = {group: [] for group in GROUPS}
+            for record in records:
+                if record["direction"] not in PIVOTS:
+                    (group,) = groups_of(record["direction"])
+                    by_group[group].append(record[metric])
+            found[metric] = {group: sum(values) / len(values) for group, values in by_group.items()}
+    return found
+
+
+def _table(runs: dict[str, dict], name: str) -> list[str]:
+    header = ("p", "X→en, X→zh kept", "sources of an English target", *GROUPS.values())
+    rows = [
+        (
+            f"{float(rate):.1%}",
+            f"{run['kept']:,} of {run['there']:,}",
+            f"{run['repetition']:.1f}",
+            *(f"{run[name][group]:.3f}" for group in GROUPS),
+        )
+        for rate, run in runs.items()
+    ]
+    choose = min if name == LOSS else max
+    best = (f"{float(choose(runs, key=lambda rate: runs[rate][name][group])):.1%}" for group in GROUPS)
+    return text_table(header, [*rows, ("best p", "", "", *best)])
+
+
+def _draw(runs: dict[str, dict], measures: list[str], path: Path) -> None:
+    figure = Figure(figsize=(7 * len(measures), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    places = range(len(runs))  # the rates are about equally far apart on a logarithmic scale, except for 0
-    for group, name in GROUPS.items():
-        losses = [run["loss"][group] for run in runs.values()]
-        axes.plot(places, losses, marker="o", color=COLOURS[group], label=name)
-    axes.set_xticks(places, [f"{float(rate) * 100:g} %" for rate in runs])
-    axes.set_xlabel("p, share of X→en and X→zh that is kept")
-    axes.set_ylabel("validation loss per target token")
-    axes.set_title("Strategic Downsampling", fontsize=10, loc="left")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    places = range(len(runs))  # equally far apart: on a logarithmic scale they are that, about, and 0 has no place there
+    for axes, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        for group, title in GROUPS.items():
+            axes.plot(places, [run[name][group] for run in runs.values()], marker="o", color=COLOURS[group], label=title)
+        axes.set_xticks(places, [f"{float(rate) * 100:g} %" for rate in runs])
+        axes.set_xlabel("p, share of X→en and X→zh that is kept")
+        axes.set_ylabel(name)
+        axes.set_title("Strategic Downsampling", fontsize=10, loc="left")
+        axes.grid(alpha=0.3)
+        axes.legend()
     figure.savefig(path, dpi=130)
 
 

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Strategic Downsampling at p = 0 to 100 %, each a whole fine-tuning with its report, and one chart:
-#   bash examples/downsampling_sweep/run.sh --data DIR [--settings small|qwen3_0.6b|FOLDER] [--model HF_FOLDER] [WORKDIR]
+#   bash examples/downsampling_sweep/run.sh --data DIR [--settings small|qwen3_0.6b|FOLDER] [--model FOLDER] [--evaluate] [WORKDIR]
 #
 # DIR has ntrex/ and flores200_dev/ (and bilingual/ for the small model), as in examples/sample60. Training text is NTREX,
-# validation text FLORES dev. `small` first makes its own model, on a CPU; any other settings start from --model.
+# validation text FLORES dev. `small` first makes its own model, on a CPU; any other settings start from --model. With
+# --evaluate the validation sentences are also translated by each run's model and scored; options are in settings.sh.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-data=${MEGATRON_LMT_SAMPLE_DATA:-} settings=small model='' work=''
+data=${MEGATRON_LMT_SAMPLE_DATA:-} settings=small model='' work='' evaluate=no
 while (($#)); do
     case $1 in
         --data) data=$2 ;;
         --settings) settings=$2 ;;
         --model) model=$(realpath "$2") ;;
+        --evaluate) evaluate=yes && shift && continue ;;
         *) work=$1 && shift && continue ;;
     esac
     shift 2
@@ -91,7 +93,14 @@ for rate in "${rates[@]}"; do
     directions=$(cd "$name.text" && printf '"%s",' *-*.jsonl | sed 's/\.jsonl//g')
     step "$name" - run "$name" "$settings/sft.toml" data.mixture.sft.directions="[$directions]" \
         data.mixture.sft.path="$name.tokens/{direction}_text_document"
+    if [[ $evaluate == yes ]]; then
+        step "$name.model" "$name.model" python "$tools/checkpoint/convert.py" --loader mcore --saver hf --load-dir "$name" \
+            --save-dir "$name.model"
+        step "$name.scores" - python "$tools/evaluate_mt.py" --model "$name.model" --test-set text/valid \
+            --directions en-x x-en zh-x x-zh --output-dir "$name.scores" "${evaluate_options[@]}"
+    fi
 done
+rm -f steps/chart # there may be more to show than before
 step chart report python "$here/chart.py" --work . --rates "${rates[@]}" --output report
 
 echo

@@ -43,6 +43,10 @@ def test_the_chart_and_its_table(tmp_path, quickstart_tokenizer):
         )
         losses = {"x-en": 5 - number, "x-zh": abs(number - 1) + 4, "en-x": 4 + number, "zh-x": 3 + number}
         lines = [{"iteration": 40}, {"iteration": 80, **{f"validation_loss/{name}": loss for name, loss in losses.items()}}]
+        scores = {direction: 10.0 + number for direction in ("en-de", "de-en", "zh-de", "de-zh")} | {"en-zh": 90.0}
+        (tmp_path / f"p{rate}.scores").mkdir()
+        records = ({"direction": direction, "chrf++": score} for direction, score in scores.items())
+        (tmp_path / f"p{rate}.scores/scores.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         (tmp_path / f"p{rate}").mkdir()
         (tmp_path / f"p{rate}/validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run(
@@ -57,12 +61,14 @@ def test_the_chart_and_its_table(tmp_path, quickstart_tokenizer):
             str(tmp_path / "out"),
         ]
     )
-    rows = [line.split() for line in (tmp_path / "out/report.txt").read_text().splitlines()]
-    table = {row[0]: row[1:] for row in rows[2 : 2 + len(RATES)]}
-    assert table["0.0%"][:4] == ["0", "of", "304", "1.0"] and table["100.0%"][:4] == ["304", "of", "304", "2.0"]
-    assert table["5.0%"][4:] == ["4.000", "4.000", "5.000", "4.000"]
     shown = (tmp_path / "out/report.txt").read_text()
-    assert "X→en at p = 100.0%, X→zh at p = 5.0%, en→X at p = 0.0%, zh→X at p = 0.0%" in shown
+    tables = [[line.split() for line in part.splitlines()] for part in shown.split("\n\n")[:2]]
+    loss, score = ({row[0]: row[1:] for row in rows[3:]} for rows in tables)
+    assert loss["0.0%"][:4] == ["0", "of", "304", "1.0"] and loss["100.0%"][:4] == ["304", "of", "304", "2.0"]
+    assert loss["5.0%"][4:] == ["4.000", "4.000", "5.000", "4.000"]
+    assert loss["best"] == ["p", "100.0%", "5.0%", "0.0%", "0.0%"]  # the lowest loss
+    assert tables[1][0] == ["chrf++:"] and score["5.0%"][4:] == ["11.000"] * 4  # en-zh is in no group
+    assert score["best"] == ["p"] + ["100.0%"] * 4  # the highest score
     assert (tmp_path / "out/downsampling.png").stat().st_size > 10_000
 
 

@@ -4,3 +4,4 @@ languages="en zh ar es de fr it ja nl pl pt ru tr bg bn cs da el fa fi hi hu id 
 train_sentences=1997
 valid_sentences=100
 processes=${PROCESSES:-1}
+evaluate_options=() # beam 5; COMET with --comet-checkpoint DIR --comet-python PATH

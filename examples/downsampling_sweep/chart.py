@@ -32,8 +32,8 @@ def main() -> None:
     lines = [line for name in measures for line in [f"{name}:", *_table(runs, name), ""]]
     lines += [
         f"Each run had {runs[arguments.rates[0]]['iterations']} steps: more of X→en and X→zh means less of en→X and zh→X.",
-        "The loss is on FLORES dev sentences at the end of each run. A model of a few million parameters cannot translate: it",
-        "shows whether a direction is learned from its source, or its few targets by heart. LMT's peak near 5 % (arXiv",
+        "The loss is on FLORES dev sentences at the end of each run. A model of a few million parameters cannot translate:",
+        "it shows whether a direction is learned from its source, or its few targets by heart. LMT's peak near 5 % (arXiv",
         "2511.07003, figure 3) is of the quality of translations, and takes a pre-trained model and --evaluate.",
     ]
     (arguments.output / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from megatron_lmt.data.prompts import TEMPLATES
 from megatron_lmt.languages import check_languages, directions, languages, split_direction
 from megatron_lmt.toml_config import Section, apply_override, as_value_error, check_placeholders, load_toml, validate
 
@@ -263,6 +264,35 @@ class ValidationSection(Section):
     """Name to prefix of token files. Each gets its own loss."""
 
 
+class EvaluationSection(Section):
+    """Translation of a fixed slice of a test set in mid-run, by a process beside the training (`snapshots.py`)."""
+
+    eval_interval: PositiveInt
+    """Iterations between two evaluations, a multiple of checkpoint.save_interval; there is always one at the end."""
+    test_set: PathField
+    """Folder with one file for each language, aligned line by line."""
+    directions: list[str] = Field(min_length=1)
+    """Such as ["en-ky", "ky-en"], or groups ("en-x", "x-zh", "all-234" …) of which those are taken that the folder has."""
+    max_sentences: PositiveInt = 16
+    """The first ones of the test set."""
+    template: str = "release"
+    num_beams: PositiveInt = 1
+    max_new_tokens: PositiveInt = 256
+    batch_size: PositiveInt = 16
+    """Sentences decoded together."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """"cuda" takes the GPU that CUDA shows first, which on a training node is in use unless `launcher` gives another."""
+    launcher: list[str] = []
+    """Words before the command, such as ["srun", "--overlap", "--gpus=1"]. Absent: a process on the first node."""
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value):
+        if value not in TEMPLATES:
+            raise ValueError(f"unknown template {value!r}: one of {', '.join(TEMPLATES)}")
+        return value
+
+
 class CheckpointSection(Section):
     save_interval: PositiveInt
     """Iterations between two checkpoints; there is always one at the end."""
@@ -322,6 +352,7 @@ class RunConfig(Section):
     fp8: Fp8Section | None = None
     optimizer: OptimizerSection = OptimizerSection()
     validation: ValidationSection | None = None
+    evaluation: EvaluationSection | None = None
     checkpoint: CheckpointSection
     logging: LoggingSection = LoggingSection()
     job: JobSection = JobSection()
@@ -329,6 +360,13 @@ class RunConfig(Section):
     def path(self, path: str | Path) -> Path:
         """An input path of the run file, made absolute."""
         return self.root / path
+
+    @model_validator(mode="after")
+    def _evaluated_checkpoints_exist(self):
+        interval, saved = self.evaluation and self.evaluation.eval_interval, self.checkpoint.save_interval
+        if interval and interval % saved:
+            raise ValueError(f"evaluation.eval_interval = {interval} is no multiple of checkpoint.save_interval = {saved}")
+        return self
 
     @model_validator(mode="after")
     def _phases_end_in_the_run(self):

@@ -49,6 +49,7 @@ from megatron_lmt.runtime.metrics import VALIDATION, MetricsLog, SampleLosses, c
 from megatron_lmt.runtime.optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from megatron_lmt.runtime.retention import delete_superfluous
 from megatron_lmt.runtime.signals import EXIT_FILE, Requests
+from megatron_lmt.snapshots import Snapshots
 from megatron_lmt.step import ModelChunks, Trainee, batch_shape
 from megatron_lmt.validate import validation_losses
 
@@ -97,7 +98,8 @@ class _Loop:
     def __init__(self, ready: ReadyRun, device: Device, log: Logger, origin: Origin, attendance: Attendance):
         self.ready, self.run_config, self.device, self.log, self.origin = ready, ready.run, device, log, origin
         self.attendance = attendance
-        self.metrics: MetricsLog | None = None  # of the first process only
+        self.metrics: MetricsLog | None = None  # of the first process only, as are snapshots
+        self.snapshots: Snapshots | None = None
         data = self.run_config.data
         self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
         self.batch_shape = batch_shape(self.run_config)
@@ -131,6 +133,8 @@ class _Loop:
         if dist.get_rank() == 0:
             self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging)
             self.validation_watch = DegenerationWatch(run.output_dir / VALIDATION, validation_scores, LEAST_LOSS_RISE)
+            if run.evaluation:
+                self.snapshots = Snapshots(run, self.metrics, self.log, self.ready.resume_from)
         began = time.perf_counter()
         readers = [self.ready.readers[source.name] for source in self.ready.plan.sources]
         markers = target_markers([source.name for source in self.ready.plan.sources], self.ready.tokenizer)
@@ -144,6 +148,8 @@ class _Loop:
             if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
                 self._validate(iteration)
             self._commit_save(wait=False)
+            if self.snapshots:
+                self.snapshots.collect()
             if self.resume_check.wants_fresh_process(iteration) and not stopping:
                 self._begin_again(iteration)
             if self._is_save_due(iteration) or iteration == last or stopping or saving:
@@ -152,6 +158,8 @@ class _Loop:
             if saving:
                 requests.saved()
             if stopping and iteration < last:
+                if self.snapshots:
+                    self.snapshots.stop()
                 self.attendance.stopped(iteration)
                 reason = f"the file {EXIT_FILE}" if requests.exit_file else "a signal"
                 self.log.info(f"stopped by {reason} after iteration {iteration}; the same command goes on from here")
@@ -269,6 +277,8 @@ class _Loop:
     def _begin_again(self, iteration: int) -> None:
         """For the resume check: replace this process by one that goes on from the newest checkpoint."""
         self._commit_save(wait=True)
+        if self.snapshots:
+            self.snapshots.stop()
         self.log.info(f"resume check: a fresh process takes the steps up to iteration {iteration} again")
         if self.metrics:
             self.metrics.close()
@@ -301,6 +311,8 @@ class _Loop:
         run, folder = self.run_config, saved.folder
         if dist.get_rank() == 0:
             write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration_of(folder)}\n")
+            if self.snapshots:
+                self.snapshots.committed(folder)
             delete_superfluous(folder.parent, run.checkpoint)
         self.log.info(f"saved {folder} in {saved.seconds:.1f} s; training stood still for {saved.stall_seconds:.1f} s of it")
 
@@ -313,6 +325,8 @@ class _Loop:
         for line in ["", *consumed_table(ledger)]:
             self.log.info(line)
         draw_run(output_dir)
+        if self.snapshots:
+            self.snapshots.finish(self.attendance.enter)
         self._finish_card(is_done=True)
         write_text_atomically(output_dir / DONE, f"{self.run_config.train_iters} iterations\n")
 

@@ -113,6 +113,8 @@ def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = 
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
     problems.of(_check_extras, run)
+    if run.evaluation:
+        problems.of(_check_evaluation, run)
     problems.found += machine_problems(run, shape, machine)
     start_from = problems.of(_open_start, run, shape) if shape else None
     problems.raise_if_any()
@@ -214,6 +216,19 @@ def _check_lengths(run: RunConfig, shape: ModelShape) -> None:
 def _check_extras(run: RunConfig) -> None:
     if run.logging.wandb_project and find_spec("wandb") is None:
         raise MissingExtraError("wandb", "wandb", "logging.wandb_project")
+
+
+def _check_evaluation(run: RunConfig) -> None:
+    """Its test set, its directions, and that prompts can be made and outputs scored."""
+    from megatron_lmt.data.prompts import ChatTurn
+    from megatron_lmt.eval.score import Scorer
+    from megatron_lmt.eval.test_set import TestSet
+
+    directions, _ = TestSet(run.path(run.evaluation.test_set)).directions(run.evaluation.directions)
+    Scorer().check({direction.split("-")[1] for direction in directions})
+    if find_spec("py3langid") is None:
+        raise MissingExtraError("py3langid", "eval", "[evaluation]")
+    ChatTurn(run.path(run.data.tokenizer_model))
 
 
 def _check_vocabulary(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer) -> None:

@@ -18,6 +18,7 @@ from megatron_lmt.model.shape import ModelShape
 
 METRICS = "metrics.jsonl"
 VALIDATION = "validation.jsonl"
+EVALUATION = "evaluation.jsonl"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class MetricsLog:
     def __init__(self, output_dir: Path, iteration: int, logging: LoggingSection):
         self._train = _open_after(output_dir / METRICS, iteration)
         self._validation = _open_after(output_dir / VALIDATION, iteration)
+        self._evaluation = _open_after(output_dir / EVALUATION, iteration)
         self._tensorboard = None
         if logging.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
@@ -99,15 +101,19 @@ class MetricsLog:
     def validation(self, metrics: dict) -> None:
         self._write(self._validation, metrics)
 
+    def evaluation(self, metrics: dict) -> None:
+        """Of an earlier iteration than the newest of `step`: an evaluation ends when training has gone on."""
+        self._write(self._evaluation, metrics, in_order=False)
+
     def close(self) -> None:
-        self._train.close()
-        self._validation.close()
+        for file in (self._train, self._validation, self._evaluation):
+            file.close()
         if self._tensorboard:
             self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
 
-    def _write(self, file: TextIO, metrics: dict) -> None:
+    def _write(self, file: TextIO, metrics: dict, in_order: bool = True) -> None:
         file.write(json.dumps(metrics) + "\n")
         file.flush()
         numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) and name != "iteration"}
@@ -115,7 +121,10 @@ class MetricsLog:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, metrics["iteration"])
         if self._wandb:
-            self._wandb.log(numbers, step=metrics["iteration"])
+            if in_order:
+                self._wandb.log(numbers, step=metrics["iteration"])
+            else:  # it drops what comes after a later step
+                self._wandb.log({**numbers, "evaluation_iteration": metrics["iteration"]})
 
 
 def _open_wandb(output_dir: Path, project: str):

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from megatron_lmt.degeneration import DegenerationWatch, direction_of, directional_degeneration, validation_scores
+from megatron_lmt.degeneration import (
+    DegenerationWatch,
+    degeneration_record,
+    direction_of,
+    directional_degeneration,
+    validation_scores,
+)
+from megatron_lmt.snapshots import LEAST_FALL, chrf_scores
 
 
 def history(into, out, pivot="en", codes=("de", "ky")):
@@ -46,6 +53,17 @@ def test_losses_are_scores_below_zero():
     ]
     found = directional_degeneration([(r["iteration"], validation_scores(r)) for r in records], least_fall=0.02)
     assert [d.best_iteration for d in found] == [1]
+
+
+def test_translations_of_snapshots_are_watched(tmp_path):
+    watch = DegenerationWatch(tmp_path / "evaluation.jsonl", chrf_scores, LEAST_FALL)
+    alerts = []
+    for iteration, scores in history([40, 45, 42, 38], [20, 25, 30, 32], "zh"):
+        chrf = {f"chrf++/{direction}": score for direction, score in scores.items()}
+        means = {"chrf++/x-zh": 1.0, "bleu/de-zh": 99.0, "off_target_rate/de-zh": 0.1}
+        alerts.append(watch.see({"iteration": iteration, **chrf, **means}))
+    assert [len(found) for found in alerts] == [0, 0, 0, 1]
+    assert degeneration_record(alerts[3]) == {"directional_degeneration/zh": 7.0}
 
 
 def test_the_loss_of_the_target_tokens_counts_where_it_is_known():

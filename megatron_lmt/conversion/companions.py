@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from megatron_lmt.data.tokenizer import load_tokenizer
+from megatron_lmt.errors import CheckpointError
 from megatron_lmt.files import write_json_atomically
 from megatron_lmt.model.hf_io import copy_companions
 from megatron_lmt.model.shape import ModelShape
@@ -17,6 +19,28 @@ TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def check_tokenizer(folder: Path, shape: ModelShape, trained_with: str | None = None) -> None:
+    """Whether the tokenizer in a folder, if there is one, fits the model.
+
+    Args:
+        trained_with: the tokenizer's identity in the run that made the checkpoint.
+    Raises:
+        UserError: it cannot be read, is larger than the model's vocabulary, or is another one.
+    """
+    kinds = {"HuggingFaceTokenizer": folder, "SentencePieceTokenizer": folder / "tokenizer.model"}
+    kind = "HuggingFaceTokenizer" if (folder / "tokenizer.json").is_file() else "SentencePieceTokenizer"
+    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
+        return
+    tokenizer = load_tokenizer(kind, kinds[kind])
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but vocab_size = {shape.vocab_size}: "
+            "it is another model's"
+        )
+    if trained_with and trained_with.startswith(kind) and tokenizer.identity != trained_with:
+        raise CheckpointError(f"{folder}: the tokenizer is {tokenizer.identity}, but the run had {trained_with}")
 
 
 def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: torch.dtype) -> None:

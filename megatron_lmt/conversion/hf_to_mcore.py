@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_lmt.conversion.companions import dtype_name, write_hf_files
+from megatron_lmt.conversion.companions import check_tokenizer, dtype_name, write_hf_files
 from megatron_lmt.conversion.mcore_model import LAYERS, parameter_shapes
 from megatron_lmt.conversion.new_checkpoint import Part, Read, new_checkpoint
 from megatron_lmt.conversion.new_folder import check_target
@@ -31,6 +31,7 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
     shape = read_shape(source)
     tensors = SafetensorsFolder(source, shape)
     tensors.check_tied_copy()
+    check_tokenizer(source, shape)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
     run_state = {"iteration": 0, "identity": {"shape": untied.to_dict()}, "dtype": dtype_name(tensors.dtype)}
     parts = _parts(source, untied, tensors.dtype)

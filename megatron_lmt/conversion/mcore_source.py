@@ -27,6 +27,11 @@ class McoreSource:
     shape: ModelShape
     run_state: dict | None
 
+    @property
+    def tokenizer(self) -> str | None:
+        """Identity of the tokenizer that it was trained with, where that is known."""
+        return (self.run_state or {}).get("identity", {}).get("tokenizer")
+
 
 def find_mcore_source(path: Path, hf_config: Path | None) -> McoreSource:
     """The checkpoint that `path` means: itself, or the newest in a folder of checkpoints.

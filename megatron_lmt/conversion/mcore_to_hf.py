@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from megatron_lmt.conversion.checks import is_finite, refuse
-from megatron_lmt.conversion.companions import write_generation_config, write_hf_files
+from megatron_lmt.conversion.companions import check_tokenizer, write_generation_config, write_hf_files
 from megatron_lmt.conversion.mcore_model import McoreModel
 from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.new_folder import check_target, new_folder
@@ -34,6 +34,7 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
     """
     check_target(target, source, options.overwrite)
     checkpoint = find_mcore_source(source, options.hf_config)
+    check_tokenizer(checkpoint.hf_files, checkpoint.shape, checkpoint.tokenizer)
     shape = checkpoint.shape
     model = McoreModel(checkpoint.folder, shape)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_lmt.conversion.companions import dtype_name, write_hf_files
+from megatron_lmt.conversion.companions import check_tokenizer, dtype_name, write_hf_files
 from megatron_lmt.conversion.mcore_model import NO_WEIGHTS, McoreModel
 from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.new_checkpoint import Part, Read, new_checkpoint
@@ -49,6 +49,7 @@ def reshard(source: Path, target: Path, options: Options) -> None:
     """
     check_target(target, source, options.overwrite)
     checkpoint = find_mcore_source(source, options.hf_config)
+    check_tokenizer(checkpoint.hf_files, checkpoint.shape, checkpoint.tokenizer)
     _check_options(checkpoint.shape, options)
     model = McoreModel(checkpoint.folder, checkpoint.shape)
     shape = replace(checkpoint.shape, tie_word_embeddings=False) if options.untie else checkpoint.shape

@@ -10,23 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_lmt.errors import ConfigError
-
-ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
-"""model_type → transformers' class. Llama has no norm on queries and keys, and may scale its rotary embedding."""
-
-MUST_BE = {
-    "hidden_act": ("silu", "silu"),
-    "attention_bias": (False, False),
-    "mlp_bias": (False, False),
-    "attention_dropout": (0.0, 0.0),
-    "use_sliding_window": (False, False),
-}
-"""Field → (the one value that is supported, the value transformers assumes where the field is absent)."""
-
-LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What megatron-core's scaled rotary embedding is built for: Llama 3.1, 3.2 and 3.3; only `factor` differs among them."""
-
-SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
+from megatron_lmt.model.hf_config_fields import ARCHITECTURES, SIZES, rope_settings, unsupported
 
 
 @dataclass(frozen=True)
@@ -97,10 +81,10 @@ def read_shape(path: Path) -> ModelShape:
         raise ConfigError(f"{file}: no such file; model.hf_config names a config.json or the folder with it") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}: not JSON ({error})") from None
-    problems = [f"{file}: {problem}" for problem in _unsupported(config)]
+    problems = [f"{file}: {problem}" for problem in unsupported(config)]
     if problems:
         raise ConfigError(problems)
-    rope = _rope(config)
+    rope = rope_settings(config)
     # absent in a Llama's config.json it is hidden_size / heads; in a Qwen3's it is 128, as in transformers
     head_dim = 128 if config["model_type"] == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
     return ModelShape(
@@ -114,40 +98,6 @@ def read_shape(path: Path) -> ModelShape:
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         initializer_range=config.get("initializer_range", 0.02),
     )
-
-
-def _rope(config: dict) -> dict:
-    """The rotary embedding's settings: `rope_parameters` in transformers 5, before it rope_theta and rope_scaling."""
-    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
-    return {"rope_type": settings.get("type", "default"), **theta, **settings}
-
-
-def _unsupported(config: dict) -> list[str]:
-    """What the trainer cannot represent, as messages."""
-    model_type, rope = config.get("model_type"), _rope(config)
-    problems = []
-    if model_type not in ARCHITECTURES:
-        problems.append(f"model_type = {model_type!r}, but only {' and '.join(map(repr, ARCHITECTURES))} are supported")
-    problems += [
-        f"{field} = {config.get(field, default)!r}, but only {supported!r} is supported"
-        for field, (supported, default) in MUST_BE.items()
-        if config.get(field, default) != supported
-    ]
-    problems += [f"{field} is missing" for field in SIZES if field not in config]
-    if "rope_theta" not in rope:
-        problems.append("neither rope_theta nor rope_parameters.rope_theta is there")
-    if rope["rope_type"] not in ("default", "llama3"):
-        problems.append(f"rope_type = {rope['rope_type']!r}, but only 'default' and 'llama3' are supported")
-    elif rope["rope_type"] == "llama3":
-        problems += [
-            f"rope scaling: {field} = {rope.get(field)!r}, but only {supported} is supported"
-            for field, supported in LLAMA3_ROPE.items()
-            if rope.get(field) != supported
-        ]
-        if "factor" not in rope:
-            problems.append("rope scaling: factor is missing")
-    return problems
 
 
 def check_parallel(

@@ -40,7 +40,8 @@ LLAMA3_ROPE = {
 
 def llama(**changes):
     tiny = {key: value for key, value in TINY_MODEL.items() if key != "head_dim"}
-    return {**tiny, "model_type": "llama", "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE, **changes}
+    tiny |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    return {**tiny, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE, **changes}
 
 
 def test_llama_has_no_norms_on_queries_and_keys_and_scales_its_rotary_embedding(tmp_path):
@@ -106,3 +107,29 @@ def test_layouts_that_do_not_divide_the_model(tmp_path):
 def test_uneven_and_virtual_pipeline_splits(tmp_path, pipeline, virtual, first, last, fits):
     problems = check_parallel(shape_of(tmp_path, QWEN3_8B), 1, pipeline, virtual, first, last)
     assert (problems == []) == fits, problems
+
+
+@pytest.mark.parametrize("config", [Qwen3Config(**TINY_MODEL), LlamaConfig(**llama())], ids=["qwen3", "llama"])
+def test_all_that_transformers_writes_is_known(tmp_path, config):
+    assert shape_of(tmp_path, json.loads(config.to_json_string(use_diff=False))).vocab_size == 701
+    config.save_pretrained(tmp_path)
+    assert read_shape(tmp_path).vocab_size == 701
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not known"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "architectures = ['Qwen3ForSequenceClassification'], but"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5, but only 1.0"),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "factor": 2.0}}, "rope: factor = 2.0 is not known"),
+        ({"hidden_size": "32"}, "hidden_size = '32', but it must be a positive whole number"),
+        ({"num_experts": 8}, "num_experts = 8 is not known"),
+        ({"attention_dropout": 0.1}, "attention_dropout = 0.1, but only 0.0"),
+    ],
+)
+def test_a_field_that_cannot_be_represented_is_named(tmp_path, change, problem):
+    with pytest.raises(ConfigError) as caught:
+        shape_of(tmp_path, {**TINY_MODEL, **change})
+    assert any(problem in line for line in caught.value.problems), caught.value.problems

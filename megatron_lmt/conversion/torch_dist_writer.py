@@ -63,10 +63,17 @@ def write_file(
 
     Args:
         make: the numbers of a chunk, contiguous and of its shape; called in order.
+    Raises:
+        OSError: the disk is full.
     """
     writer = _Writer(folder)
     plans = writer.prepare_global_plan([SavePlan([])] * number + [SavePlan([_write_item(chunk) for chunk in chunks])])
-    return writer.write_data(plans[number], _Planner(map(make, chunks))).wait()
+    try:
+        return writer.write_data(plans[number], _Planner(map(make, chunks))).wait()
+    except RuntimeError as error:  # torch's archive, which cannot be ended after a failed write
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def finish(folder: Path, chunks: Sequence[NewChunk], results: list[list[WriteResult]], common: dict) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from megatron_lmt.conversion.safetensors_writer import ShardWriter
 from megatron_lmt.errors import UserError
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
 from megatron_lmt.model.shape import read_shape
-from tests.conftest import TINY_MODEL
+from tests.conftest import REPOSITORY, TINY_MODEL
 
 
 @pytest.fixture
@@ -162,6 +164,15 @@ def test_an_existing_target_is_only_replaced_when_asked_and_when_it_is_a_model(h
     assert "holds what is to be converted" in refused(export_to_hf, mcore, mcore, overwrite)
     import_from_hf(hf, mcore, overwrite)
     assert (mcore / "COMMITTED.json").stat().st_mtime_ns != before
+
+
+def test_a_write_that_fails_in_the_middle(hf, tmp_path):
+    """A limit on the size of files, as a quota's, in a process of its own."""
+    command = [sys.executable, REPOSITORY / "tools" / "checkpoint" / "convert.py", "--loader", "hf", "--saver", "mcore"]
+    command += ["--load-dir", hf, "--save-dir", tmp_path / "target"]
+    done = subprocess.run(["bash", "-c", 'ulimit -f 50; "$@"', "-", *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 2 and "File too large" in done.stderr and "as it was before" in done.stderr, done.stderr
+    assert not list(tmp_path.glob("target*"))
 
 
 def test_too_small_a_disk_is_seen_before_and_while_writing(hf, mcore, tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ def check_tokenizer(folder: Path, shape: ModelShape, trained_with: str | None = 
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but vocab_size = {shape.vocab_size}: "
             "it is another model's"
         )
-    if trained_with and trained_with.startswith(kind) and tokenizer.identity != trained_with:
-        raise CheckpointError(f"{folder}: the tokenizer is {tokenizer.identity}, but the run had {trained_with}")
+    if trained_with and trained_with.startswith(kind) and tokenizer.identity() != trained_with:
+        raise CheckpointError(f"{folder}: the tokenizer is {tokenizer.identity()}, but the run had {trained_with}")
 
 
 def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: torch.dtype) -> None:

@@ -37,6 +37,10 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
     parts = _parts(source, untied, tensors.dtype)
     with new_checkpoint(target, parts, partial(_open, source, shape), run_state, options) as folder:
         write_hf_files(source, folder / HF_FOLDER, untied, tensors.dtype)
+        if options.verify:
+            from megatron_lmt.conversion.verify import prove  # imported late: it imports transformers
+
+            print("\n".join(prove(source, folder, untied, options.verify)))
 
 
 def _open(source: Path, shape: ModelShape) -> Read:

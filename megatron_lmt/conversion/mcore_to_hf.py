@@ -51,6 +51,10 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
             refuse([f"{checkpoint.folder}: NaN or infinity in {name}; --allow-nan converts it" for name in not_finite])
         write_hf_files(checkpoint.hf_files, folder, untied, model.dtype)
         write_generation_config(folder)
+        if options.verify:
+            from megatron_lmt.conversion.verify import prove  # imported late: it imports transformers
+
+            print("\n".join(prove(folder, checkpoint.folder, shape, options.verify)))
 
 
 def _tasks(pieces: Sequence[Piece], itemsize: int) -> list[list[Piece]]:

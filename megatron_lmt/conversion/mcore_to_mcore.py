@@ -19,6 +19,7 @@ from megatron_lmt.conversion.new_checkpoint import Part, Read, new_checkpoint
 from megatron_lmt.conversion.new_folder import check_target
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import PIECE_BYTES
+from megatron_lmt.conversion.same_tensors import check_same_tensors
 from megatron_lmt.conversion.torch_dist_reader import StoredTensor, TorchDistReader
 from megatron_lmt.conversion.torch_dist_writer import NewChunk
 from megatron_lmt.errors import ConfigError
@@ -62,6 +63,10 @@ def reshard(source: Path, target: Path, options: Options) -> None:
         if keeps_optimizer:
             (folder / COMMON).write_bytes((checkpoint.folder / COMMON).read_bytes())
         write_hf_files(checkpoint.hf_files, folder / HF_FOLDER, shape, model.dtype)
+        if options.verify:
+            copied = {part.chunk.name for part in parts if part.chunk.name == part.origin.name}
+            count = check_same_tensors(reader, TorchDistReader(folder), copied, shape.vocab_size)
+            print(f"{count} tensors have the same SHA-256 in {checkpoint.folder} and {folder}")
 
 
 def _check_options(shape: ModelShape, options: Options) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 @dataclass(frozen=True)
 class Options:
@@ -18,6 +20,7 @@ class Options:
         hf_config: Hugging Face folder with config.json and tokenizer, for a plain Megatron-LM checkpoint.
         tensor_parallel: size that a checkpoint is cut for; any other can load it all the same.
         no_save_optim: leave the optimizer state out.
+        verify: compare hashes and, computed in this dtype, logits before the target gets its name; None: do not.
     """
 
     workers: int = 1
@@ -28,3 +31,4 @@ class Options:
     hf_config: Path | None = None
     tensor_parallel: int = 1
     no_save_optim: bool = False
+    verify: torch.dtype | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from megatron_lmt.conversion.hf_to_mcore import import_from_hf
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.mcore_to_mcore import reshard
@@ -35,6 +37,8 @@ def main() -> None:
     parser.add_argument("--hf-config", type=Path, help="for plain Megatron-LM: folder of config.json and tokenizer")
     parser.add_argument("--target-tensor-parallel-size", type=int, default=1, help="that a checkpoint is cut and padded for")
     parser.add_argument("--no-save-optim", action="store_true", help="leave the optimizer state out")
+    parser.add_argument("--verify", action="store_true", help="prove it by hashes and by logits before --save-dir is there")
+    parser.add_argument("--verify-dtype", choices=("float32", "bfloat16"), default="float32", help="to compute logits in")
     arguments = parser.parse_args()
     conversion = (arguments.loader, arguments.saver)
     _check(arguments, conversion)
@@ -47,6 +51,7 @@ def main() -> None:
         hf_config=arguments.hf_config,
         tensor_parallel=arguments.target_tensor_parallel_size,
         no_save_optim=arguments.no_save_optim,
+        verify=getattr(torch, arguments.verify_dtype) if arguments.verify else None,
     )
     CONVERSIONS[conversion](arguments.load_dir, arguments.save_dir, options)
     print(f"wrote {arguments.save_dir}")

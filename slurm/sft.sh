@@ -26,6 +26,10 @@ source "$here/job.sh"
 # shellcheck source=slurm/train_job.sh
 source "$here/train_job.sh"
 
+if [[ ${1:-} == --local || -z ${SLURM_JOB_ID:-} ]]; then
+    [[ ${1:-} != --local ]] || shift
+    rehearse "$@"
+fi
 need_job sft.sh "${1:-}"
 load_site
 train_job "$@"

@@ -63,3 +63,11 @@ requeue_or_end() {
     say "Slurm did not take the job back; submit it again to go on"
     exit 1
 }
+
+# rehearse RUN.toml [key=value ...] [--gpus N]   the life of the run on this machine, in minutes; does not return
+# shellcheck disable=SC2154  # repository comes from job.sh
+rehearse() {
+    (($#)) || fail "usage: slurm/cpt.sh RUN.toml [key=value ...] [--gpus N]; in the cluster: sbatch slurm/cpt.sh RUN.toml"
+    export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
+    exec python "$repository/tools/rehearse.py" "$@"
+}

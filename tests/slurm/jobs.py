@@ -14,6 +14,7 @@ from tests.end_to_end.processes import metrics
 from tests.slurm.cluster import Cluster, wait_for
 
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"}
+SCRIPTS = REPOSITORY / "slurm"
 TWO_NODES = ("--nodes=2", "--gpus-per-node=2")
 
 
@@ -81,10 +82,23 @@ class Job:
 
 def submit(cluster: Cluster, run_file: Path, *overrides: str, options: tuple[str, ...] = (), script: str = "cpt.sh") -> Job:
     """`sbatch slurm/SCRIPT RUN.toml key=value …` with 2 nodes × 2 tasks, from the folder of the run file."""
+    (job,) = _submit(cluster, ["sbatch", *_options(run_file), *options, str(SCRIPTS / script)], run_file, overrides)
+    return job
+
+
+def submit_chain(cluster: Cluster, run_file: Path, *overrides: str, jobs: int) -> list[Job]:
+    """`slurm/submit.sh --chain JOBS cpt.sh RUN.toml key=value …`."""
+    command = ["bash", str(SCRIPTS / "submit.sh"), "--chain", str(jobs), *_options(run_file), "cpt.sh"]
+    return _submit(cluster, command, run_file, overrides)
+
+
+def _options(run_file: Path) -> list[str]:
+    return ["--parsable", f"--output={run_file.parent}/slurm-%j.log", *TWO_NODES]
+
+
+def _submit(cluster: Cluster, command: list[str], run_file: Path, overrides: tuple[str, ...]) -> list[Job]:
     named = [override.partition("=")[2] for override in overrides if override.startswith("output_dir=")]
     output_dir = run_file.parent / (named[0] if named else "run")
-    log = run_file.parent / "slurm-%j.log"
     python = ["env", f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"]
-    command = [*python, "sbatch", "--parsable", f"--output={log}", *TWO_NODES, *options, str(REPOSITORY / "slurm" / script)]
-    number = int(cluster.command(*command, str(run_file), *overrides, cwd=run_file.parent).stdout)
-    return Job(cluster, number, output_dir, Path(str(log).replace("%j", str(number))))
+    numbers = cluster.command(*python, *command, str(run_file), *overrides, cwd=run_file.parent).stdout.split()
+    return [Job(cluster, int(number), output_dir, run_file.parent / f"slurm-{number}.log") for number in numbers]

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import make_run
 from tests.end_to_end.processes import metrics
 from tests.slurm.cluster import wait_for
-from tests.slurm.jobs import submit
+from tests.slurm.jobs import submit, submit_chain
 
 LONG = (
     "train.train_iters=300",
@@ -80,9 +80,7 @@ def test_a_preempted_job_saves_goes_back_to_the_queue_and_goes_on(cluster, run_f
 
 
 def test_scancel_is_final_and_the_chained_job_goes_on_where_the_first_stopped(cluster, run_file, undisturbed):
-    chain = ("--job-name=chain", "--dependency=singleton")
-    first = submit(cluster, run_file, *LONG, "output_dir=chain", options=chain)
-    second = submit(cluster, run_file, *LONG, "output_dir=chain", options=chain)
+    first, second = submit_chain(cluster, run_file, *LONG, "output_dir=chain", jobs=2)
     first.wait_for_iteration(20)
     assert second.state == "PENDING"
     first.cancel()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.preprocess_peer import FREE_TOKENS
+from benchmarks.preprocess_text import FREE_TOKENS
 from megatron_lmt.data import engines
 from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.errors import run_command

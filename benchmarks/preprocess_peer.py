@@ -14,8 +14,9 @@ import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from transformers import AutoTokenizer
 
+from benchmarks.preprocess_text import FREE_TOKENS
+
 LINES_TOGETHER = 32
-FREE_TOKENS = 60
 
 
 class Encoder:

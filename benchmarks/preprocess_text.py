@@ -15,6 +15,8 @@ from pathlib import Path
 from megatron_lmt.errors import DataError
 
 LINES_TOGETHER = 20
+FREE_TOKENS = 60
+"""Of each document where tokenization is free."""
 
 
 def write_text(data: Path, folder: Path, megabytes: int) -> dict[str, Path]:

@@ -1,10 +1,12 @@
 """Tokenise text into megatron-core's .bin/.idx, with a manifest.
 
-one source:    --input F… --output-prefix P        writes P_text_document.{bin,idx,manifest.json}
-many sources:  --input-dir DIR --output-dir DIR    writes <name>_text_document.* for each input in DIR
+one source:    --input F… --output-prefix P            writes P_text_document.{bin,idx,manifest.json}
+many sources:  --input-dir DIR --output-dir DIR        writes <name>_text_document.* for each input in DIR
+               --sources LIST.toml --output-dir DIR    for each source in the list; see megatron_lmt/data/source_list.py
 
-Inputs: jsonl or json (a record a line) and txt (a document a line), also .gz and .zst; parquet; folders saved by Hugging
-Face datasets. For --input also folders of these, and patterns such as 'text/**/*.jsonl.zst'.
+Inputs: jsonl or json (a record a line), txt (a document a line), tsv (a pair a line) and tmx, also .gz and .zst; parquet;
+folders saved by Hugging Face datasets; names on its hub, streamed: hf://NAME?split=train&config=C. For --input also
+folders of these, and patterns such as 'text/**/*.jsonl.zst'. With --pair also two plain files that are aligned.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from collections import Counter
 from pathlib import Path
 
 from megatron_lmt.data.engines import AUTO, ENGINES
-from megatron_lmt.data.inputs import expand, sources_in
+from megatron_lmt.data.inputs import Input, as_input, expand, paired, sources_in
+from megatron_lmt.data.pairs import STYLES, Pairing
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.quarantine import counted
 from megatron_lmt.data.recipe import Recipe
+from megatron_lmt.data.source_report import report
 from megatron_lmt.errors import ConfigError, run_command
+from megatron_lmt.languages import check_languages, split_direction
 
 
 def main() -> None:
@@ -27,6 +32,8 @@ def main() -> None:
     parser.add_argument("--input", type=Path, nargs="+", metavar="PATH", help="files, folders or patterns of one source")
     parser.add_argument("--output-prefix", type=Path, metavar="P", help="of the files to write")
     parser.add_argument("--input-dir", type=Path, metavar="DIR", help="each input in it is a source")
+    parser.add_argument("--sources", type=Path, metavar="LIST.toml", help="a list of sources")
+    parser.add_argument("--root", metavar="DIR", help="of the paths in LIST.toml, instead of its own")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where their token files go")
     parser.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer", "SentencePieceTokenizer"), required=True)
     parser.add_argument(
@@ -54,6 +61,13 @@ def main() -> None:
         metavar="KEY",
         help="of --json-keys: those to learn; the others are context, and special tokens in the text are recognised",
     )
+    parser.add_argument(
+        "--pair",
+        metavar="XX-YY",
+        help="the input holds pairs, such as en-de, and they become documents of this direction; --json-keys names both",
+    )
+    parser.add_argument("--pair-format", choices=STYLES, default="tags", help="how a pair is written (default: tags)")
+    parser.add_argument("--language", metavar="XX", help="of the input, for the report")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longer documents are bad lines (default: no limit)")
     parser.add_argument(
         "--max-document-bytes",
@@ -83,7 +97,7 @@ def main() -> None:
     recipe = Recipe(
         arguments.tokenizer_type,
         arguments.tokenizer_model,
-        tuple(arguments.json_keys),
+        ("text",) if arguments.pair else tuple(arguments.json_keys),
         tuple(arguments.loss_keys),
         arguments.append_eod,
         arguments.max_tokens,
@@ -91,11 +105,12 @@ def main() -> None:
     )
     max_bad_lines = arguments.max_bad_lines if arguments.on_bad_line == "quarantine" else 0
     began = time.perf_counter()
-    manifests = preprocess(
-        recipe, _jobs(arguments), arguments.workers, max_bad_lines, arguments.resume, arguments.tokenizer_engine
-    )
+    options = (arguments.workers, max_bad_lines, arguments.resume, arguments.tokenizer_engine)
+    jobs = _jobs(arguments)
+    manifests = preprocess(recipe, jobs, *options)
     seconds = time.perf_counter() - began
     where = arguments.output_dir or f"{arguments.output_prefix}_text_document"
+    print("\n".join(report(jobs, manifests)))
     print(f"{_summary(manifests, seconds)} → {where}")
 
 
@@ -112,18 +127,40 @@ def _summary(manifests: list[dict], seconds: float) -> str:
     )
 
 
-def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path]]:
-    one, many = (arguments.input, arguments.output_prefix), (arguments.input_dir, arguments.output_dir)
-    if all(one) and not any(many) and not arguments.part:
-        return {arguments.output_prefix: expand(arguments.input)}
-    if all(many) and not any(one):
-        sources = sources_in(*many)
-        return _part(sources, arguments.part) if arguments.part else sources
-    raise ConfigError("give --input with --output-prefix, or --input-dir with --output-dir; --part goes with the latter")
+def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path | Input]]:
+    given = {name for name in ("input", "output_prefix", "input_dir", "sources", "output_dir") if getattr(arguments, name)}
+    alone = [f"--{name}" for name in ("pair", "language") if getattr(arguments, name)]
+    if given != {"input", "output_prefix"} and alone:
+        raise ConfigError(f"{' and '.join(alone)}: for --input; a list of sources says it of each")
+    if given == {"input", "output_prefix"} and not arguments.part:
+        return {arguments.output_prefix: _inputs(arguments)}
+    if given == {"input_dir", "output_dir"}:
+        return _part(sources_in(arguments.input_dir, arguments.output_dir), arguments.part)
+    if given == {"sources", "output_dir"}:
+        from megatron_lmt.data.source_list import read_sources
+
+        return _part(read_sources(arguments.sources, arguments.output_dir, arguments.root), arguments.part)
+    raise ConfigError(
+        "give --input with --output-prefix, or --input-dir or --sources with --output-dir; --part goes with these"
+    )
 
 
-def _part(sources: dict[Path, list[Path]], part: str) -> dict[Path, list[Path]]:
+def _inputs(arguments: argparse.Namespace) -> list[Input]:
+    paths = expand(arguments.input)
+    if not arguments.pair:
+        if arguments.language:
+            check_languages([arguments.language])
+        return [as_input(path, language=arguments.language) for path in paths]
+    if arguments.loss_keys:
+        raise ConfigError("--pair: not with --loss-keys; tools/build_corpus.py sft writes pairs as chats")
+    keys = tuple(arguments.json_keys)
+    return paired(paths, Pairing(*split_direction(arguments.pair), arguments.pair_format), keys if len(keys) == 2 else None)
+
+
+def _part(sources: dict[Path, list], part: str | None) -> dict[Path, list]:
     """Every N-th source in the order of their names: large ones, such as en and zh, rarely fall together."""
+    if not part:
+        return sources
     number, _, parts = part.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts)):
         raise ConfigError(f"--part {part}: write I/N with I from 0 to N - 1, such as 0/16")

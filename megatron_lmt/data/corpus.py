@@ -18,22 +18,20 @@ from megatron_lmt.data.corpus_files import (
     CorpusFolder,
     Monolingual,
     PairFiles,
-    chance,
     check_inputs,
     pair_files,
     read_inputs,
     resolve_root,
     text_files,
 )
+from megatron_lmt.data.pairs import format_pair, is_reversed
 from megatron_lmt.errors import DataError
 from megatron_lmt.languages import reverse
 from megatron_lmt.toml_config import Section, load_toml, validate
 
 
 class FormatSection(Section):
-    """How a pair is written. `tags` is LMT's (arXiv 2511.07003 v2, figure 4), `plain` LLaMAX's, `newline` GemmaX's;
-    `split` makes two documents of it, each side alone.
-    """
+    """How a pair is written; see `format_pair`."""
 
     parallel: Literal["tags", "plain", "newline", "split"] = "tags"
 
@@ -41,16 +39,6 @@ class FormatSection(Section):
 class CptConfig(CorpusConfig):
     format: FormatSection = FormatSection()
     monolingual: list[Monolingual] = []
-
-
-def format_pair(style: str, source: str, target: str, source_text: str, target_text: str) -> list[str]:
-    """The documents that a pair makes in one direction: one, or two where the sides are split."""
-    return {
-        "tags": [f"<{source}2{target}> {source_text} <{target}> {target_text}"],
-        "plain": [f"{source_text} {target_text}"],
-        "newline": [f"{source_text}\n{target_text}"],
-        "split": [source_text, target_text],
-    }[style]
 
 
 def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None, workers: int = 1) -> dict[str, int]:
@@ -90,7 +78,7 @@ def build_cpt_corpus(config_file: Path, output: Path, root: str | None = None, w
 def _in_one_direction(files: PairFiles, line: int, sentences: list[str], config: CptConfig) -> tuple[str, list[str]]:
     """(output name, documents) of a pair, in the direction that the hash gives it."""
     codes = [files.source, files.target]
-    if chance(config.seed, files.name, line) < 0.5:
+    if is_reversed(config.seed, files.name, line):
         codes, sentences = codes[::-1], sentences[::-1]
     return "-".join(codes), format_pair(config.format.parallel, *codes, *sentences)
 

@@ -5,7 +5,6 @@ Inputs are monolingual documents, files of pairs, and multi-way text with one li
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pydantic import field_validator, model_validator
 
@@ -203,12 +202,6 @@ def check_inputs(inputs: list[TextFile | PairFiles]) -> None:
     ]
     if problems or not inputs:
         raise DataError(problems or "no input: name [[monolingual]], [[pairs]] or [[aligned]] files")
-
-
-def chance(*parts: Any) -> float:
-    """A number in [0, 1) that depends on `parts` alone: the same in any order of work and on any machine."""
-    digest = hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53  # the bits that a float holds: 2**64 - 1 would round up to 1
 
 
 class CorpusFolder:

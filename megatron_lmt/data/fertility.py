@@ -6,19 +6,16 @@ Text that says the same in all languages can be compared by tokens against Engli
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from megatron_lmt.data.ledger import text_table
 from megatron_lmt.data.records import read_documents
+from megatron_lmt.data.tokenising import WORD
 from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.errors import DataError
 from megatron_lmt.languages import languages
-
-_WORD = re.compile(r"[^ \t\n]+")
-"""No-break spaces do not part words: U+202F joins a suffix to its word in Inner Mongolian."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def measure(language: str, path: Path, tokenizer: Tokenizer, documents: int | No
     tokens = sum(map(len, tokenizer.encode_batch(texts)))
     characters = sum(sum(not character.isspace() for character in text) for text in texts)
     has_spaces = languages()[language].has_spaces
-    units = sum(len(_WORD.findall(text)) for text in texts) if has_spaces else characters
+    units = sum(len(WORD.findall(text)) for text in texts) if has_spaces else characters
     utf8_bytes = sum(len(text.encode()) for text in texts)
     return Fertility(language, len(texts), tokens, units, "word" if has_spaces else "character", characters, utf8_bytes)
 

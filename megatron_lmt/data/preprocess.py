@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from megatron_lmt.data.engines import AUTO, choose_engine, engine_version
 from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest, write_manifest
-from megatron_lmt.data.inputs import are_those, bytes_of, describe, in_background, input_problems, state
+from megatron_lmt.data.inputs import Input, are_those, as_input, bytes_of, describe, in_background, input_problems, state
 from megatron_lmt.data.manifest import description, document_counts
-from megatron_lmt.data.progress import progress
+from megatron_lmt.data.progress import Pace, progress
 from megatron_lmt.data.quarantine import counted
 from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.resume import job_of, resume_problems, unasked_shards
@@ -35,7 +35,7 @@ from megatron_lmt.errors import DataError, Problems
 
 def preprocess(
     recipe: Recipe,
-    jobs: dict[Path, list[Path]],
+    jobs: dict[Path, list[Path | Input]],
     workers: int = 1,
     max_bad_lines: int = 0,
     resume: bool = False,
@@ -56,8 +56,9 @@ def preprocess(
         UserError: wrong arguments (all of them), or the first bad line beyond `max_bad_lines`. Prefixes finished before
             stay.
     """
-    outputs = {Path(f"{prefix}_text_document"): inputs for prefix, inputs in jobs.items()}
-    chunks = 1 + sum(bytes_of(path) for inputs in outputs.values() for path in inputs if path.exists()) // CHUNK_BYTES
+    outputs = {Path(f"{prefix}_text_document"): list(map(as_input, inputs)) for prefix, inputs in jobs.items()}
+    files = {path for inputs in outputs.values() for given in inputs for path in given.paths if path.is_file()}
+    chunks = 1 + sum(file.stat().st_size for file in files) // CHUNK_BYTES
     with working(recipe, workers, engine, chunks) as work:
         tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
         texts = first_texts(recipe, list(outputs.values()))
@@ -75,7 +76,7 @@ def preprocess(
             return manifests
 
 
-def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:
+def _check(recipe: Recipe, outputs: dict[Path, list[Input]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:
     problems = Problems()
     problems.found += recipe.problems()
     tokenizer = problems.of(load_tokenizer, recipe.tokenizer_type, recipe.tokenizer_model)
@@ -97,7 +98,7 @@ def _check(recipe: Recipe, outputs: dict[Path, list[Path]], workers: int, max_ba
     return tokenizer
 
 
-def _keep(bar: tqdm, prefix: Path, inputs: list[Path]) -> dict:
+def _keep(bar: tqdm, prefix: Path, inputs: list[Input]) -> dict:
     """The manifest of what an earlier run finished.
 
     Raises:
@@ -105,7 +106,7 @@ def _keep(bar: tqdm, prefix: Path, inputs: list[Path]) -> dict:
     """
     manifest = read_manifest(prefix)
     if not are_those(inputs, manifest["inputs"]):
-        names = ", ".join(map(str, inputs))
+        names = ", ".join(given.name for given in inputs)
         raise DataError(f"{prefix}: made from another content of {names}; delete its files, or give another prefix")
     shutil.rmtree(shards_folder(prefix), ignore_errors=True)  # if the run was killed after it had finished
     bar.update(sum(bytes_of(path) for path in inputs))
@@ -119,7 +120,7 @@ def _write(
     max_bad_lines: int,
     bar: tqdm,
     prefix: Path,
-    inputs: list[Path],
+    inputs: list[Input],
 ) -> dict:
     recipe = settings.recipe
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -128,19 +129,24 @@ def _write(
     hashed = in_background(describe, inputs)
     with Shards(prefix, job, tokenizer.vocab_size, recipe.modes, max_bad_lines) as shards:
         bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
-        chunks = read_chunks(inputs, list(recipe.json_keys), shards.position, recipe.max_bytes)
+        pace = Pace(bar, shards)
+        chunks = read_chunks(inputs, recipe.json_keys, shards.position, recipe.max_bytes)
         for result in work(settings, chunks):
             shards.add(result)
             bar.update(result.size)
+            pace.show(shards, result.text_bytes)
         if not shards.documents:
-            names = ", ".join(map(str, inputs))
+            names = ", ".join(given.name for given in inputs)
             why = f" that can be used ({counted(shards.rejected)})" if shards.rejected else ""
             raise DataError(f"{names}: no document in it{why}; nothing was written for {prefix}")
         if state(inputs) != job["inputs"]:
-            raise DataError(f"{', '.join(map(str, inputs))}: changed while it was read; start again when it is complete")
+            raise DataError(
+                f"{', '.join(given.name for given in inputs)}: changed while it was read; start again when it is complete"
+            )
         manifest = {
             **document_counts(shards.documents, shards.rejected),
             **described,
+            **shards.text,
             "engine": engine_version(settings.engine, recipe.tokenizer_type),
             "inputs": hashed.result(),
             **shards.edges.most_frequent(),

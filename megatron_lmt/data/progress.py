@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+import time
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from megatron_lmt.data.shards import Shards
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -27,8 +31,28 @@ def progress(total: int, description: str, unit: str = "B", delay: float = 0) ->
         miniters=1,
         delay=delay,
         file=_Lines(sys.stderr),
-        bar_format="{desc}: {percentage:.0f} % of {total_fmt}, {rate_fmt}, {elapsed} passed, {remaining} left",
+        bar_format="{desc}: {percentage:.0f} % of {total_fmt}, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}",
     )
+
+
+class Pace:
+    """What a bar shows beside the bytes of the files: documents/s, tokens/s, MB/s of text and rejects of one source.
+
+    `done` has the numbers of `documents` and `tokens` until now, and of `rejected` by reason; what was there at the
+    beginning is left out of the speeds.
+    """
+
+    def __init__(self, bar: tqdm, done: Shards):
+        self._bar, self._began, self._text_bytes = bar, time.monotonic(), 0
+        self._before = {"documents": done.documents, "tokens": done.tokens}
+
+    def show(self, done: Shards, text_bytes: int) -> None:
+        """`text_bytes`: of the text since the last call."""
+        self._text_bytes += text_bytes
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        speeds = [f"{(getattr(done, unit) - before) / seconds:,.0f} {unit}/s" for unit, before in self._before.items()]
+        speeds += [f"{self._text_bytes / seconds / 1e6:.1f} MB/s", f"{sum(done.rejected.values()):,} rejected"]
+        self._bar.set_postfix_str(", ".join(speeds), refresh=False)
 
 
 class _Lines:

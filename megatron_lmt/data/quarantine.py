@@ -55,7 +55,7 @@ class Quarantine:
                 self._file = gzip.GzipFile("", "wb", fileobj=self._stack.enter_context(open(self._path, "wb")), mtime=0)
                 self._stack.push(self._file)
             raw = record.raw.decode("utf-8", "backslashreplace")
-            content = {"file": str(record.path), "line": record.line, "reason": record.reason}
+            content = {"file": record.file, "line": record.line, "reason": record.reason}
             content |= {"message": record.message, "raw": raw}
             self._file.write(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest
-from megatron_lmt.data.inputs import bytes_of, state
+from megatron_lmt.data.inputs import Input, are_like, state
 from megatron_lmt.data.shards import known_job, shards_folder
 
 
-def job_of(inputs: list[Path], described: dict) -> dict:
+def job_of(inputs: list[Input], described: dict) -> dict:
     """What decides the tokens of a source: `described` by manifest.py, and the inputs as they are now."""
     return {**described, "inputs": state(inputs)}
 
@@ -21,7 +21,7 @@ def unasked_shards(prefix: Path) -> list[str]:
     return [f"{folder}: {reason}"] if folder.exists() else []
 
 
-def resume_problems(prefix: Path, inputs: list[Path], described: dict) -> list[str]:
+def resume_problems(prefix: Path, inputs: list[Input], described: dict) -> list[str]:
     """Why this cannot go on with, or keep, what is there at `prefix`. Contents of inputs are not compared here."""
     if manifest_path(prefix).exists():
         return _differences_of_finished(prefix, inputs, described)
@@ -33,10 +33,10 @@ def resume_problems(prefix: Path, inputs: list[Path], described: dict) -> list[s
     return [f"{shards_folder(prefix)}: of an interrupted run with other {_names(differing)}; {fix}"] if differing else []
 
 
-def _differences_of_finished(prefix: Path, inputs: list[Path], described: dict) -> list[str]:
+def _differences_of_finished(prefix: Path, inputs: list[Input], described: dict) -> list[str]:
     manifest = read_manifest(prefix)
     differing = [key for key in described if key != "versions" and manifest.get(key) != described[key]]
-    if [known["bytes"] for known in manifest["inputs"]] != [bytes_of(path) for path in inputs]:
+    if not are_like(inputs, manifest["inputs"]):
         differing.append("inputs")
     fix = "delete its files, or give another prefix"
     return [f"{prefix}: finished already, with other {_names(differing)}; {fix}"] if differing else []

@@ -19,7 +19,8 @@ from megatron_lmt.data.clean_rules import Rejection
 from megatron_lmt.data.cleaning import Cleaner
 from megatron_lmt.data.code_switching import Augmentation
 from megatron_lmt.data.contamination import Contamination
-from megatron_lmt.data.corpus_files import CorpusFolder, chance, check_inputs, read_inputs, resolve_root
+from megatron_lmt.data.corpus_files import CorpusFolder, check_inputs, read_inputs, resolve_root
+from megatron_lmt.data.pairs import chance
 from megatron_lmt.data.prompts import CONTROL_TOKENS, END_OF_TURN, ChatTurn, render_prompt
 from megatron_lmt.data.records import read_lines
 from megatron_lmt.data.sft_config import SftConfig, SftInput, sft_inputs

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import shutil
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +84,7 @@ class Shards:
         self._remove_unfinished()
         self._writer: IndexedWriter | None = None
         self.edges = EdgeTokens(vocab_size)
+        self._text: Counter[str] = Counter(self._finished[-1]["text"] if self._finished else {"words": 0, "characters": 0})
         if self._finished:
             self.edges.load(self._edges_path(len(self._finished) - 1))
 
@@ -139,6 +141,16 @@ class Shards:
         finished = sum(marker["counts"]["documents"] for marker in self._finished)
         return finished + (self._writer.num_documents if self._writer else 0)
 
+    @property
+    def tokens(self) -> int:
+        """How many were written until now."""
+        return sum(marker["counts"]["tokens"] for marker in self._finished) + (self._tokens if self._writer else 0)
+
+    @property
+    def text(self) -> dict[str, int]:
+        """Words, between spaces, and characters of the documents written until now."""
+        return dict(self._text)
+
     def add(self, result: Tokens) -> None:
         """Append the documents of a chunk, which must be the next one.
 
@@ -150,6 +162,8 @@ class Shards:
         self._quarantine.add(result.rejected)
         self._writer.add_documents(result.tokens, result.lengths, self._modes)
         self.edges.add(result.tokens, result.lengths)
+        self._tokens += len(result.tokens)
+        self._text.update(words=result.words, characters=result.characters)
         self._text_bytes += result.text_bytes
         self._end = result.end
         if self._text_bytes >= SHARD_BYTES:
@@ -160,7 +174,7 @@ class Shards:
         quarantine = Quarantine(rejected_path(shard), self._max_bad_lines, self.rejected)
         self._quarantine = self._writing.enter_context(quarantine)
         self._writer = self._writing.enter_context(IndexedWriter(shard, self._dtype, bool(self._modes)))
-        self._text_bytes = 0
+        self._text_bytes = self._tokens = 0
 
     def _close_shard(self) -> dict:
         counts = self._writer.close()
@@ -169,7 +183,7 @@ class Shards:
         return counts
 
     def _finish_shard(self) -> None:
-        marker = {"rejected": self.rejected, "end": asdict(self._end), "counts": self._close_shard()}
+        marker = {"rejected": self.rejected, "end": asdict(self._end), "text": self.text, "counts": self._close_shard()}
         self.edges.save(self._edges_path(len(self._finished)))
         write_json_atomically(self._marker(len(self._finished)), marker)
         self._finished.append(marker)

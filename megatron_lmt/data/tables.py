@@ -36,7 +36,7 @@ def read_rows(path: Path, keys: list[str], skip: int, bytes_together: int) -> It
     read = _read_dataset if path.is_dir() else _read_parquet
     try:
         for table, part in read(path, keys, skip, bytes_together):
-            yield _rows(table), part
+            yield as_rows(table), part
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or make it again") from None
 
@@ -83,7 +83,8 @@ def _rows_together(rows: int, size: int, bytes_together: int) -> int:
     return max(1, min(rows, bytes_together * rows // max(size, 1)))
 
 
-def _rows(table: pa.RecordBatch | pa.Table) -> Rows:
+def as_rows(table: pa.RecordBatch | pa.Table) -> Rows:
+    """Texts come as bytes."""
     columns = {name: _values(table.column(name)) for name in table.schema.names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

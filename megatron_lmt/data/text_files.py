@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from megatron_lmt.data.compression import DAMAGES, FORMATS, decompressed
-from megatron_lmt.data.inputs import bytes_of, kind_of
+from megatron_lmt.data.hub import stream_rows
+from megatron_lmt.data.inputs import Input, bytes_of
+from megatron_lmt.data.pair_files import Pair, read_aligned_pairs, read_tmx
+from megatron_lmt.data.pairs import Pairing
 from megatron_lmt.data.tables import Rows, read_rows
 from megatron_lmt.errors import DataError
 
@@ -38,50 +41,103 @@ class Position:
 class Chunk:
     """Records of one input.
 
-    Of kind "jsonl" and "text": whole lines as they are there, with line ends; "rows": rows with their texts as UTF-8
-    bytes; "too_long": the beginning of one line of `text_bytes`. `size` is how many bytes of the file (compressed, if it
-    is) they are, about; `text_bytes` without compression.
+    Of kind "jsonl", "text" and "tsv": whole lines as they are there, with line ends; "rows": rows with their texts as
+    UTF-8 bytes; "pairs": both sides as bytes; "too_long": the beginning of one line of `text_bytes`. `size` is how many
+    bytes of the file (compressed, if it is) they are, about; `text_bytes` without compression. `keys` and `pairing` are
+    those of the input.
     """
 
-    path: Path
+    file: str
     kind: str
     first_line: int
-    records: bytes | Rows
+    records: bytes | Rows | list[Pair]
     size: int
     text_bytes: int
     end: Position
+    keys: tuple[str, ...]
+    pairing: Pairing | None
 
 
-def read_chunks(inputs: list[Path], keys: list[str], start: Position, max_bytes: int) -> Iterator[Chunk]:
+Part = tuple[str, bytes | Rows | list[Pair], int, int, int]
+"""kind, records, their number, size, text_bytes."""
+
+
+def read_chunks(inputs: list[Input], keys: tuple[str, ...], start: Position, max_bytes: int) -> Iterator[Chunk]:
     """Records of about a megabyte together, from `start` to the end of the last input.
 
     Args:
-        keys: the columns to read of rows.
+        keys: of the texts, where the input has none of its own.
         max_bytes: of a line; a longer one is not held in memory.
     Raises:
-        DataError: a damaged file, or one without these columns.
+        DataError: a damaged file, or one without these columns, or a file shorter than the one aligned with it.
     """
     for number in range(start.input, len(inputs)):
+        given = inputs[number]
         position = start if number == start.input else Position(number)
-        if kind_of(inputs[number]) == "rows":
-            yield from _read_rows(inputs[number], keys, position)
-        else:
-            yield from _read_lines(inputs[number], position, max_bytes)
+        for kind, records, count, size, text_bytes in _parts(given, given.keys or keys, position, max_bytes):
+            end = Position(number, position.line + count, position.offset + text_bytes)
+            yield Chunk(
+                given.name,
+                kind,
+                position.line,
+                records,
+                size,
+                text_bytes,
+                end,
+                given.keys or keys,
+                given.pairing,
+            )
+            position = end
 
 
-def _read_lines(path: Path, position: Position, max_bytes: int) -> Iterator[Chunk]:
+def _parts(given: Input, keys: tuple[str, ...], start: Position, max_bytes: int) -> Iterator[Part]:
+    path, skip = given.paths[0], start.line - 1
+    if given.kind == "rows":
+        return _rows(read_rows(path, list(keys), skip, CHUNK_BYTES), bytes_of(given))
+    if given.kind == "hub":
+        return _rows(((rows, 0) for rows in stream_rows(path, list(keys), skip)), 0)
+    if given.kind == "aligned":
+        return _pairs(read_aligned_pairs(given.paths, skip, max_bytes), bytes_of(given))
+    if given.kind == "tmx":
+        return _pairs(read_tmx(path, given.pairing.source, given.pairing.target, skip, max_bytes), bytes_of(given))
+    return _lines(path, given.kind, start, max_bytes)
+
+
+def _rows(parts: Iterator[tuple[Rows, float]], size: int) -> Iterator[Part]:
+    for rows, part in parts:
+        text_bytes = sum(len(text) for row in rows for text in row.values() if isinstance(text, bytes))
+        yield "rows", rows, len(rows), int(size * part), text_bytes
+
+
+def _pairs(pairs: Iterator[tuple[Pair, int]], size: int) -> Iterator[Part]:
+    """How much of a file was read is not known from here: its size counts with the first part."""
+    while True:
+        records, text_bytes = [], 0
+        for pair, pair_bytes in pairs:
+            records.append(pair)
+            text_bytes += pair_bytes
+            if text_bytes >= CHUNK_BYTES:
+                break
+        if not records:
+            return
+        yield "pairs", records, len(records), size, text_bytes
+        size = 0
+
+
+def _lines(path: Path, kind: str, start: Position, max_bytes: int) -> Iterator[Part]:
+    line = start.line
     try:
         with open(path, "rb") as file:
             text = decompressed(file, path)
-            text.seek(position.offset)
+            text.seek(start.offset)
             done = 0
-            for kind, part, lines, size in _whole_lines(text, kind_of(path), max_bytes):
-                end = Position(position.input, position.line + lines, position.offset + size)
-                yield Chunk(path, kind, position.line, part, file.tell() - done, size, end)
-                position, done = end, file.tell()
+            for part, block, lines, text_bytes in _whole_lines(text, kind, max_bytes):
+                yield part, block, lines, file.tell() - done, text_bytes
+                done, line = file.tell(), line + lines
     except DAMAGES as error:
-        what = f"damaged {FORMATS[path.suffix]} file after line {position.line - 1} ({error})"
-        raise DataError(f"{path}: {what}; copy it again") from None
+        raise DataError(
+            f"{path}: damaged {FORMATS[path.suffix]} file after line {line - 1} ({error}); copy it again"
+        ) from None
 
 
 def _whole_lines(text: BinaryIO, kind: str, max_bytes: int) -> Iterator[tuple[str, bytes, int, int]]:
@@ -106,12 +162,3 @@ def _skip_line(text: BinaryIO) -> int:
         if part.endswith(b"\n"):
             break
     return size
-
-
-def _read_rows(path: Path, keys: list[str], position: Position) -> Iterator[Chunk]:
-    size = bytes_of(path)
-    for rows, part in read_rows(path, keys, position.line - 1, CHUNK_BYTES):
-        end = Position(position.input, position.line + len(rows))
-        text_bytes = sum(len(text) for row in rows for text in row.values() if isinstance(text, bytes))
-        yield Chunk(path, "rows", position.line, rows, int(size * part), text_bytes, end)
-        position = end

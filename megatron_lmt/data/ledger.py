@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.weights import Plan
+from megatron_lmt.text_table import text_table
 
 
 def plan_table(plan: Plan, readers: dict[str, IndexedReader], samples: int) -> list[str]:
@@ -54,14 +55,3 @@ def comparison_table(planned: dict[str, float], ledger: list[dict], by: str) -> 
         rows.append((name, *counts, f"{most:.2f}"))
     epochs = "epochs" if by == "source" else "most epochs"
     return text_table((by, "planned samples", "drawn", "deviation", "tokens", "documents", epochs), rows)
-
-
-def text_table(header: tuple, rows: list[tuple]) -> list[str]:
-    """Lines of text with aligned columns, the first to the left and the others to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in cells
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from megatron_lmt.data.inputs import Input
-from megatron_lmt.data.ledger import text_table
 from megatron_lmt.languages import languages
+from megatron_lmt.text_table import text_table
 
 UNITS = ("documents", "documents_rejected", "tokens", "words", "characters")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import orjson
@@ -14,6 +15,7 @@ from megatron_lmt.data.tokenizer import read_definition
 CODE_POINTS = 0x110000
 
 
+@cache
 def open_gigatoken(recipe: Recipe) -> Callable[[list[str]], tuple[np.ndarray, np.ndarray]]:
     """A function that encodes: texts → ids uint32 [sum of lengths] and lengths int64 [texts]."""
     from gigatoken import Tokenizer as Gigatoken

@@ -17,6 +17,7 @@ from megatron_lmt.data.indexed import bin_path, read_manifest
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.proof_texts import SPACES, is_assigned, proof_texts
 from megatron_lmt.data.recipe import Recipe
+from megatron_lmt.data.tokenising import WORD, count_words
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
@@ -167,3 +168,9 @@ def test_the_own_library_gives_no_special_tokens_but_in_chats(tiny_tokenizer, to
     text = ["<|im_start|>user"]
     special = tokenizer.token_to_id("<|im_start|>")
     assert special not in standard(tokenizer, False)(text)[0] and special in standard(tokenizer, True)(text)[0]
+
+
+def test_words_are_counted_as_the_pattern_finds_them():
+    texts = [*proof_texts(), "", " ", "a", " a  b\t\nc ", "\u202f\u00a0 x"]
+    for some in (texts, *([text] for text in texts), []):
+        assert count_words(some) == sum(len(WORD.findall(text)) for text in some)

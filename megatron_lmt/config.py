@@ -302,8 +302,17 @@ class CheckpointSection(Section):
     """With keep_last: checkpoints of iterations that are multiples of this are never deleted."""
     async_save: bool | None = None
     """Write in the background of training. Absent: on GPU only."""
+    verify_after_save: bool = False
+    """Read each checkpoint back from the disk and compare every tensor with the one in memory, before an older one is
+    deleted. Takes about as long as a resume, and memory for the state once more."""
     require_free_disk: bool = True
     """Refuse to start when the checkpoints that the run will keep do not fit on the disk as it is now."""
+
+    @model_validator(mode="after")
+    def _what_is_verified_is_waited_for(self):
+        if self.verify_after_save and self.async_save:
+            raise ValueError("verify_after_save compares with the state in memory: set async_save = false")
+        return self
 
     @model_validator(mode="after")
     def _what_is_retained_is_saved(self):

@@ -43,6 +43,7 @@ from megatron_lmt.runtime.checkpoint_folder import (
     without_marker,
 )
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
+from megatron_lmt.runtime.checkpoint_readback import verify_saved
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, close_saving, prepare_saving
 from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.metrics import VALIDATION, MetricsLog, SampleLosses, console_line, mean_losses, training_flops
@@ -103,8 +104,11 @@ class _Loop:
         data = self.run_config.data
         self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
         self.batch_shape = batch_shape(self.run_config)
-        in_background = self.run_config.checkpoint.async_save
-        self.saver = CheckpointSaver(device.is_gpu if in_background is None else in_background, attendance.check_may_write)
+        checkpoint = self.run_config.checkpoint
+        in_background = device.is_gpu and not checkpoint.verify_after_save
+        if checkpoint.async_save is not None:
+            in_background = checkpoint.async_save
+        self.saver = CheckpointSaver(in_background, attendance.check_may_write)
         self.trainee = _build_trainee(ready, device)
         self.faults = FaultJudge(self.run_config.train.loss_spike)
         self.first_iteration = 1
@@ -309,6 +313,10 @@ class _Loop:
         if not saved:
             return
         run, folder = self.run_config, saved.folder
+        if run.checkpoint.verify_after_save:
+            self.attendance.enter(f"reading {folder} back")
+            verify_saved(folder, self.trainee.bare_model, self.trainee.optimizer)
+            self.log.info(f"read {folder} back: every tensor is as in memory")
         if dist.get_rank() == 0:
             write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration_of(folder)}\n")
             if self.snapshots:

@@ -44,13 +44,35 @@ def load_checkpoint(folder: Path, model: GPTModel, optimizer: MegatronOptimizer 
     Raises:
         CheckpointError: a file was damaged, or parameters of this model are not in the checkpoint.
     """
-    _refuse_damaged_tensors(folder)
+    refuse_if(damaged_tensor_files(folder), folder)
+    state = load_tensors(folder, sharded_state(model, optimizer, is_loading=True))
+    model.load_state_dict(state["model"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+
+
+def damaged_tensor_files(folder: Path) -> list[str]:
+    """What is wrong with the files of tensors, the same on all processes; each of these reads a part of them."""
+    files = read_manifest(folder)
+    mine = sorted(tensor_files(files))[dist.get_rank() :: dist.get_world_size()]
+    of_all = [None] * dist.get_world_size()
+    dist.all_gather_object(of_all, hash_problems(folder, files, mine))
+    return [problem for problems in of_all for problem in problems]
+
+
+def load_tensors(folder: Path, wanted: dict) -> dict:
+    """What `wanted` names, in its structure, from the files.
+
+    Args:
+        wanted: from `sharded_state`; its tensors are written over.
+    Raises:
+        CheckpointError: some of it is not in the checkpoint, or the checkpoint wants to call something.
+    """
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), group)
-    wanted = sharded_state(model, optimizer, is_loading=True)
-    # megatron-core calls keys "unexpected" that are wanted and not in the checkpoint
     try:
         with without_executing_pickles():
+            # megatron-core calls keys "unexpected" that are wanted and not in the checkpoint
             state, _, unexpected = dist_checkpointing.load(wanted, str(folder), strategy, strict="return_all")
     except CheckpointException as error:
         raise CheckpointError(f"{folder} could not be loaded: {reasons(error)}") from None
@@ -58,17 +80,7 @@ def load_checkpoint(folder: Path, model: GPTModel, optimizer: MegatronOptimizer 
     missing = sorted(key for key in unexpected if not key.endswith("_extra_state"))
     if missing:
         raise CheckpointError([f"{folder}: {key} is not in this checkpoint" for key in missing])
-    model.load_state_dict(state["model"])
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-
-
-def _refuse_damaged_tensors(folder: Path) -> None:
-    files = read_manifest(folder)
-    mine = sorted(tensor_files(files))[dist.get_rank() :: dist.get_world_size()]
-    of_all = [None] * dist.get_world_size()
-    dist.all_gather_object(of_all, hash_problems(folder, files, mine))
-    refuse_if([problem for problems in of_all for problem in problems], folder)
+    return state
 
 
 def sharded_state(model: GPTModel, optimizer: MegatronOptimizer | None, is_loading: bool) -> dict:

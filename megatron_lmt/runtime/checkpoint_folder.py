@@ -17,6 +17,8 @@ RUN_STATE = "run_state.json"
 HF_FOLDER = "huggingface"
 UNFINISHED = ".unfinished-"
 """Prefix of a folder that is being written or deleted. One that stays behind after a kill is of no use."""
+DAMAGED = "damaged_"
+"""Prefix of a checkpoint that was put aside: no start looks at it."""
 
 
 def iteration_folder(iteration: int) -> str:
@@ -66,7 +68,7 @@ def refuse_if(problems: list[str], folder: Path) -> None:
 def _way_out(folder: Path) -> str:
     older = [other for other in committed(folder.parent) if other < folder]
     usable = next((other for other in reversed(older) if not quick_problems(other)), None)
-    aside = folder.with_name(f"damaged_{folder.name}")
+    aside = folder.with_name(f"{DAMAGED}{folder.name}")
     if usable:
         return f"the checkpoint before it, {usable}, is complete; to go on from there: mv {folder} {aside}"
     return f"there is no other complete checkpoint beside {folder}; copy it again from where it is whole"

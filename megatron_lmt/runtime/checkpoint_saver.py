@@ -130,8 +130,7 @@ class CheckpointSaver:
         try:
             self._calls.maybe_finalize_async_calls(blocking=wait)
         except CheckpointException as error:  # torch's, which is no Exception
-            self._writing.give_up()
-            raise CheckpointError(f"{self._writing.folder} could not be written: {reasons(error)}") from None
+            raise self._writing.failed(reasons(error)) from None
 
 
 def save_checkpoint(
@@ -194,8 +193,7 @@ class _Writing:
                 problem = [str(error)]
         dist.broadcast_object_list(problem)
         if problem[0]:
-            self.give_up()
-            raise CheckpointError(f"{self.folder} could not be written: {problem[0]}")
+            raise self.failed(problem[0])
         self.is_complete = True
 
     def _commit_on_first(self, written: list[dict]) -> None:
@@ -209,9 +207,14 @@ class _Writing:
         self.unfinished.rename(self.folder)
         flush_to_disk(self.folder.parent)
 
-    def give_up(self) -> None:
+    def failed(self, reason: str) -> CheckpointError:
+        """The error, after tidying up."""
+        free = shutil.disk_usage(self.folder.parent).free
         if dist.get_rank() == 0:
             shutil.rmtree(self.unfinished, ignore_errors=True)
+        # torch does not pass on what the system said of a file that cannot grow
+        hint = ", which is how torch puts that a file could not grow" if "unexpected pos" in reason else ""
+        return CheckpointError(f"{self.folder} could not be written, with {free / 1e9:.1f} GB free: {reason}{hint}")
 
 
 def _write_and_hash(write: Callable, report: Connection, rank: int, buckets: list, results) -> None:

@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from megatron_lmt.errors import UserError
 from megatron_lmt.files import write_json_atomically
+from megatron_lmt.run_card import RESUME_CHECK
 
-REPORT = "resume_check.json"
 CHECKED_ITERATIONS = 3
 TOLERANCE = 1e-3
 """Relative; some GPU kernels add in another order each time. Lost moments or weights are far beyond it."""
@@ -34,7 +34,7 @@ class ResumeCheck:
     """
 
     def __init__(self, run_dir: Path, save_at: int | None, resumed_at: int):
-        self._report, self._save_at = run_dir / REPORT, save_at
+        self._report, self._save_at = run_dir / RESUME_CHECK, save_at
         self._last = (save_at or 0) + CHECKED_ITERATIONS
         state = [json.loads(self._report.read_text()) if self._report.is_file() else {}]
         dist.broadcast_object_list(state)

@@ -22,6 +22,8 @@ from megatron_lmt.provenance import code, machine, versions
 from megatron_lmt.runtime.metrics import METRICS, VALIDATION
 
 RUN_CARD = "run_card.json"
+RESUME_CHECK = "resume_check.json"
+"""What `resume_check.py` found out."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def finish_card(run_dir: Path, ledger: list[dict], is_done: bool) -> dict:
         "validation": _last_line(run_dir / VALIDATION),
         "ledger": ledger,
     }
+    if (run_dir / RESUME_CHECK).is_file():
+        card["resume_check"] = json.loads((run_dir / RESUME_CHECK).read_text(encoding="utf-8"))
     _write(run_dir, card)
     return card
 

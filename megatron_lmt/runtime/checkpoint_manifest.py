@@ -84,6 +84,15 @@ def quick_problems(folder: Path) -> list[str]:
     return problems or hash_problems(folder, files, small)
 
 
+def all_problems(folder: Path) -> list[str]:
+    """What is wrong with a checkpoint; reads all of it."""
+    problems = quick_problems(folder)
+    if problems:
+        return problems
+    files = read_manifest(folder)
+    return hash_problems(folder, files, tensor_files(files))
+
+
 def tensor_files(files: dict[str, dict]) -> list[str]:
     return [name for name in files if name.endswith(TENSOR_FILES)]
 

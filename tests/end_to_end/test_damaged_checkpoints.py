@@ -15,7 +15,7 @@ from megatron_lmt.errors import CheckpointError
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, refuse_if
 from megatron_lmt.runtime.checkpoint_manifest import commit, hash_problems, read_manifest, tensor_files
 from tests.conftest import make_run
-from tests.end_to_end.processes import curve, metrics, run, train, training_command
+from tests.end_to_end.processes import curve, metrics, run, tool, train, training_command
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,20 @@ def test_every_file_at_any_byte(copied):
             assert refusal(copied)[0].startswith(f"{file}: missing")
             file.write_bytes(whole)
     assert find_checkpoint(copied) == newest  # all was put back, and nothing else changed
+
+
+def test_the_tool_names_what_is_damaged_in_any_checkpoint_of_a_run(copied):
+    older, newest = committed(copied)
+    output = tool("checkpoint/check_files.py", copied)
+    assert output.count("bytes: in order") == 2
+    flip(older / "__0_1.distcp", 77_777)
+    cut_off(newest / "common.pt", 10)
+    (copied / "iter_0000030").mkdir()
+    output = tool("checkpoint/check_files.py", copied, code=1)
+    assert f"error: {older}/__0_1.distcp: its sha256 is " in output
+    assert f"error: {newest}/common.pt: 10 bytes instead of " in output
+    assert f"{copied}/iter_0000030: not a whole checkpoint" in output and "in order" not in output
+    assert "no complete checkpoint here" in tool("checkpoint/check_files.py", copied.parent / "nowhere", code=2)
 
 
 def test_what_is_offered_is_whole_itself(copied):

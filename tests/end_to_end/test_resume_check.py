@@ -28,6 +28,7 @@ def test_fresh_processes_take_the_same_steps(run_file, processes, interval, save
     assert "resume check passed: iterations 5, 6, 7 are bit-equal in a fresh process" in output
     found = report(checked)
     assert found["passed"] and found["before"] == found["after"] and list(found["before"]) == ["5", "6", "7"]
+    assert json.loads((checked / "run_card.json").read_text())["resume_check"] == found
     same_result(checked, plain)
     assert sorted(int(path.name[5:]) for path in (checked / "checkpoints").iterdir()) == saved
 

@@ -73,8 +73,11 @@ def train(ready: ReadyRun, device: Device, origin: Origin) -> None:
         log = open_log(dist.get_rank(), run.output_dir / "train.log")
         for line in describe(ready):
             log.info(line)
-        _Loop(ready, device, log, origin, attendance).run(requests)
+        begin_again = _Loop(ready, device, log, origin, attendance).run(requests)
     parallel.close_process_groups()
+    if begin_again:
+        close_saving()
+        parallel.become_a_fresh_process()
 
 
 def _open_output(ready: ReadyRun, origin: Origin) -> None:
@@ -131,8 +134,9 @@ class _Loop:
         self.first_iteration = state["iteration"] + 1
         self.log.info(f"resumed from {folder}, data fingerprint {self.mixture.fingerprint}")
 
-    def run(self, requests: Requests) -> None:
-        """Do the steps that are left, and finish."""
+    def run(self, requests: Requests) -> bool:
+        """Do the steps that are left, and finish; or return true: a fresh process shall go on (`resume_check.py`)."""
+        begin_again = False
         run, last = self.run_config, self.run_config.train_iters
         if dist.get_rank() == 0:
             self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging)
@@ -154,8 +158,10 @@ class _Loop:
             self._commit_save(wait=False)
             if self.snapshots:
                 self.snapshots.collect()
-            if self.resume_check.wants_fresh_process(iteration) and not stopping:
-                self._begin_again(iteration)
+            begin_again = self.resume_check.wants_fresh_process(iteration) and not stopping
+            if begin_again:
+                self._leave_for_a_fresh_process(iteration)
+                break
             if self._is_save_due(iteration) or iteration == last or stopping or saving:
                 self._save(iteration)
                 self._commit_save(wait=iteration == last or stopping or saving)
@@ -174,6 +180,7 @@ class _Loop:
         if self.metrics:
             self.metrics.close()
         batches.close()
+        return begin_again
 
     def _step(self, iteration: int, batch: GlobalBatch, requests: Requests) -> tuple[dict, bool, bool]:
         """One optimizer step; returns its record, whether to stop after it, and whether to save."""
@@ -278,17 +285,11 @@ class _Loop:
             return False
         return iteration % self.run_config.checkpoint.save_interval == 0 or self.resume_check.saves_after(iteration)
 
-    def _begin_again(self, iteration: int) -> None:
-        """For the resume check: replace this process by one that goes on from the newest checkpoint."""
+    def _leave_for_a_fresh_process(self, iteration: int) -> None:
         self._commit_save(wait=True)
         if self.snapshots:
             self.snapshots.stop()
         self.log.info(f"resume check: a fresh process takes the steps up to iteration {iteration} again")
-        if self.metrics:
-            self.metrics.close()
-        parallel.close_process_groups()
-        close_saving()
-        parallel.become_a_fresh_process()
 
     def _save(self, iteration: int) -> None:
         run = self.run_config

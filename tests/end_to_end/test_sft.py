@@ -19,7 +19,7 @@ from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.preflight import check_run
 from megatron_lmt.runtime.device import open_device
 from tests.conftest import QUICKSTART, TINY_MODEL
-from tests.end_to_end.processes import tool, train
+from tests.end_to_end.processes import curve, tool, train
 
 DIRECTIONS = ("en-zh", "zh-hi")
 SEQ_LENGTH = 512
@@ -85,8 +85,8 @@ def trainee(folder):
 
 def gradients(trainee, batches):
     """The loss, and all gradients in one vector."""
-    loss, _ = trainee.compute_gradients(batches, 0.0)
-    return loss.mean, torch.cat([parameter.main_grad.flatten().clone() for parameter in trainee.bare_model.parameters()])
+    losses, _ = trainee.compute_gradients(batches, ())
+    return losses.mean, torch.cat([parameter.main_grad.flatten().clone() for parameter in trainee.bare_model.parameters()])
 
 
 def packed(reader):
@@ -122,6 +122,14 @@ def test_a_mean_of_means_would_be_noticed(folder, trainee):
     each = [collate([Sample(0, piece.reshape(1))], [reader], int(lengths_of(piece))) for piece in packed(reader)[0]]
     losses = [gradients(trainee, [batch])[0] for batch in each]
     assert abs(sum(losses) / len(losses) - gradients(trainee, each)[0]) > 1e-4
+
+
+def test_two_processes_have_the_losses_of_one(folder):
+    """Each has other numbers of learned tokens, and a mean of the two means would be another loss."""
+    for processes in (1, 2):
+        train(folder / "run.toml", processes, f"output_dir=of_{processes}", "train.train_iters=4")
+    for name in ("lm_loss", "grad_norm"):
+        assert curve(folder / "of_2", name) == pytest.approx(curve(folder / "of_1", name), rel=1e-5)
 
 
 def test_generation_ends_with_the_answer(folder):

@@ -151,7 +151,7 @@ def _open_output(evaluation: Evaluation, made_by: dict[str, Any]) -> dict[str, A
     identity = {"made_by": made_by, "test_set_sha256": files, "max_sentences": evaluation.max_sentences}
     identity = json.loads(json.dumps(identity))
     file = evaluation.output / EVALUATION
-    if file.is_file():
+    if file.is_file() and any((evaluation.output / TRANSLATIONS).glob("*.txt")):
         found = json.loads(file.read_text(encoding="utf-8"))
         differing = sorted(key for key in identity if found.get(key) != identity[key])
         if differing:

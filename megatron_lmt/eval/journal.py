@@ -24,7 +24,9 @@ class Journal:
         self._path = path
         identity = json.loads(json.dumps(identity))
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []  # half a line is dropped
-        records = [json.loads(line) for line in lines] or [identity]
+        records = [json.loads(line) for line in lines]
+        if len(records) < 2:  # of work that had not begun
+            records = [identity]
         differing = sorted(key for key in {**records[0], **identity} if records[0].get(key) != identity.get(key))
         if differing:
             raise ConfigError(

@@ -143,6 +143,13 @@ def test_other_work_is_not_gone_on_with(translator, tmp_path):
         translator.translate(["a", "c"], "en", "de", num_beams=2, journal=journal)
 
 
+def test_work_that_had_not_begun_is_no_hindrance(translator, tmp_path):
+    journal = tmp_path / "journal"
+    with pytest.raises(DataError, match="a prompt of"):
+        translator.translate(["a" * 4000], "en", "de", journal=journal)
+    assert translator.translate(["a" * 4000], "en", "de", max_new_tokens=8, journal=journal)
+
+
 def test_a_batch_decodes_as_each_alone(tiny_exported):
     translator = Translator(tiny_exported)
     texts = ["Water.", "The house by the river was sold.", "", "水和面包。", "ماء"]

@@ -28,6 +28,7 @@ METRICS = (
     "chrf++",
     "bleu",
     "off_target_rate",
+    "undetermined_rate",
     "source_copy_rate",
     "empty_rate",
     "repetition_rate",

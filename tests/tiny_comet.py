@@ -57,7 +57,7 @@ def make_metric(folder: Path, encoder: Path) -> None:
             layer.weight.zero_()
             layer.bias.zero_()
         # of (mt, ref, mt·ref, |mt - ref|, mt·src, |mt - src|) only the fourth: how far translation and reference are apart
-        first.weight[0, 3 * HIDDEN : 4 * HIDDEN] = 1.0
+        first.weight[0, 3 * HIDDEN : 4 * HIDDEN] = 1.0 / HIDDEN
         second.weight[0, 0] = 1.0
         last.weight[0, 0] = -1.0
         last.bias[0] = 1.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from megatron_lmt.language_id import UNDETERMINED
+
 # 16 or more characters that are four or more copies of one string
 _LOOP = re.compile(r"(.{4,100}?)\1{3,}", re.DOTALL)
 _NO_LETTERS = re.compile(r"[\W_]+")
@@ -42,28 +44,32 @@ def output_rates(sources: list[str], translations: list[str], references: list[s
 
 
 def off_target_rates(source: str, target: str, identified: list[str], of_references: list[str]) -> dict:
-    """In which languages the outputs of one direction are.
+    """In which languages the outputs of one direction are, as shares of all of them.
 
     Args:
-        identified: code of each output; "und" where nothing can be told, as of numbers. These are not counted.
+        identified: code of each output; "und" where nothing can be told, as of numbers.
         of_references: the same of the references, which shows what the identifier itself gets wrong.
     Returns:
-        `off_target_rate`: share in another language than the target; `target_rate` and `source_rate`: shares in these two;
+        `target_rate`, `off_target_rate` (in any other language) and `undetermined_rate`, which add up to 1; `source_rate`;
         `reference_off_target_rate`; and `languages`, the shares of the five most frequent ones.
     """
     shares, reference_shares = _shares(identified), _shares(of_references)
     return {
-        "off_target_rate": 1 - shares.get(target, 0.0) if shares else 0.0,
         "target_rate": shares.get(target, 0.0),
+        "off_target_rate": _others(shares, target),
+        "undetermined_rate": shares.get(UNDETERMINED, 0.0),
         "source_rate": shares.get(source, 0.0),
-        "reference_off_target_rate": 1 - reference_shares.get(target, 0.0) if reference_shares else 0.0,
+        "reference_off_target_rate": _others(reference_shares, target),
         "languages": dict(list(shares.items())[:5]),
     }
 
 
 def _shares(codes: list[str]) -> dict[str, float]:
-    counts = Counter(code for code in codes if code != "und")
-    return {code: count / counts.total() for code, count in counts.most_common()}
+    return {code: count / len(codes) for code, count in Counter(codes).most_common()}
+
+
+def _others(shares: dict[str, float], target: str) -> float:
+    return sum(share for code, share in shares.items() if code not in (target, UNDETERMINED))
 
 
 def _same(one: str, other: str) -> bool:

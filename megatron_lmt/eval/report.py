@@ -17,6 +17,7 @@ TIERS = ("high", "medium", "low")
 METRICS = {"comet": "COMET", "bleu": "sacreBLEU", "spbleu": "spBLEU", "chrf++": "chrF++"}
 RATES = {
     "off_target_rate": "off-target outputs, %",
+    "undetermined_rate": "outputs without a letter, %",
     "reference_off_target_rate": "references that the identifier calls off-target, %",
     "source_copy_rate": "copies of the source, %",
     "empty_rate": "empty outputs, %",
@@ -60,7 +61,7 @@ def write_report(records: list[dict], output: Path, about: list[str], published:
         lines += [f"these directions: {' '.join(uncovered)}", ""]
     for name, title in RATES.items():
         lines += [f"{title}:", *tier_table(records, name, scale=100), ""]
-    lines += ["Languages of the outputs, the most off-target directions:", *_off_target_table(records), ""]
+    lines += ["Languages of the outputs, the directions that are least in their target:", *_off_target_table(records), ""]
     if published:
         lines += _side_by_side(records, published, output / SIDE_BY_SIDE)
     lines += [
@@ -93,7 +94,7 @@ def _mean(values: list[float]) -> str:
 
 
 def _off_target_table(records: list[dict], rows: int = 20) -> list[str]:
-    worst = sorted(records, key=lambda record: -record["off_target_rate"])[:rows]
+    worst = sorted(records, key=lambda record: record["target_rate"])[:rows]
     header = ("direction", "in the target", "in the source", "references in the target", "most frequent")
     return text_table(header, [(r["direction"], *_off_target_cells(r)) for r in worst])
 
@@ -106,7 +107,7 @@ def _off_target_cells(record: dict) -> tuple[str, ...]:
 
 def _write_off_target(records: list[dict], path: Path) -> None:
     """All directions, as in LLaMAX's tables 7 and 13: the shares of outputs in the target and in the source language."""
-    names = ("target_rate", "source_rate", "off_target_rate", "reference_off_target_rate")
+    names = ("target_rate", "source_rate", "off_target_rate", "undetermined_rate", "reference_off_target_rate")
     lines = ["\t".join(("src", "tgt", *names, "languages"))]
     for record in records:
         shares = [f"{record[name]:.4f}" for name in names]

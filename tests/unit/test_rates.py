@@ -63,10 +63,12 @@ def test_lengths():
 def test_languages_of_outputs():
     identified = ["de", "de", "nl", "en", "und"]
     found = off_target_rates("en", "de", identified, ["de"] * 9 + ["nl"])
-    assert (found["target_rate"], found["source_rate"], found["off_target_rate"]) == (0.5, 0.25, 0.5)
+    assert (found["target_rate"], found["source_rate"], found["undetermined_rate"]) == (0.4, 0.2, 0.2)
+    assert found["off_target_rate"] == pytest.approx(0.4)
     assert found["reference_off_target_rate"] == pytest.approx(0.1)
-    assert found["languages"] == {"de": 0.5, "nl": 0.25, "en": 0.25}
-    assert off_target_rates("en", "de", ["und"], ["de"])["off_target_rate"] == 0
+    assert found["languages"] == {"de": 0.4, "nl": 0.2, "en": 0.2, "und": 0.2}
+    found = off_target_rates("en", "de", ["und"], ["de"])
+    assert (found["off_target_rate"], found["undetermined_rate"], found["target_rate"]) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("code", HARD)

@@ -9,6 +9,7 @@ from megatron_lmt.languages import directions
 SCORED = {
     "off_target_rate": 0.25,
     "target_rate": 0.75,
+    "undetermined_rate": 0.0,
     "source_rate": 0.05,
     "reference_off_target_rate": 0.01,
     "languages": {"xx": 0.75, "en": 0.05},

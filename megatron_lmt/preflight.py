@@ -25,6 +25,7 @@ from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
 from megatron_lmt.machine import Machine, machine_problems
+from megatron_lmt.model.memory import estimate_memory
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
 from megatron_lmt.runtime.incarnation import check_nobody_trains
@@ -44,6 +45,7 @@ class ReadyRun:
     """A run whose inputs were found and fit together.
 
     `identity` is all that decides the result, without paths and layouts: a run is only resumed with the same.
+    `world_size` is the number of processes, or what the layout needs at least where they are not started yet.
     `resume_from` is this run's own newest checkpoint; `start_from` is where other weights come from, a checkpoint or an
     open Hugging Face folder; both are None for random weights.
     """
@@ -55,6 +57,7 @@ class ReadyRun:
     validation_readers: dict[str, IndexedReader]
     tokenizer: Tokenizer
     identity: dict
+    world_size: int
     resume_from: Path | None
     start_from: Path | SafetensorsFolder | None
 
@@ -121,7 +124,8 @@ def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = 
 
     identity = _identity(run, shape, tokenizer, plan)
     resume_from = _find_own_checkpoint(run, identity)
-    return ReadyRun(run, shape, plan, readers, validation_readers, tokenizer, identity, resume_from, start_from)
+    processes = world_size or run.parallel.model_parallel_size
+    return ReadyRun(run, shape, plan, readers, validation_readers, tokenizer, identity, processes, resume_from, start_from)
 
 
 def check_data(run: RunConfig) -> tuple[Plan, dict[str, IndexedReader]]:
@@ -357,6 +361,8 @@ def describe(ready: ReadyRun) -> list[str]:
         f"vocabulary {shape.vocab_size:,}; start from: {start}",
         f"training: {run.train_iters:,} iterations of {run.train.global_batch_size} samples of {run.data.seq_length} "
         f"positions; at most {samples * run.data.seq_length:,} tokens; warm-up {run.lr_warmup_iters} iterations",
+        f"memory of each of {ready.world_size} GPUs in bf16, estimated: "
+        + str(estimate_memory(shape, run.parallel, run.train.micro_batch_size, run.data.seq_length, ready.world_size)),
         f"output: {run.output_dir}; {space_needed(run, shape)}",
         "",
         *plan_table(ready.plan, ready.readers, samples),

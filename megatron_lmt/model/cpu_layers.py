@@ -1,4 +1,4 @@
-"""Two modules that stand in on a CPU where megatron-core's own refuse to work, with the same checkpoint keys."""
+"""Modules that stand in on a CPU where megatron-core's own refuse to work or are slow, with the same checkpoint keys."""
 
 from __future__ import annotations
 
@@ -25,6 +25,37 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) · up (Shazeer 2020) of [..., gate and up], with the gradients of both written into one tensor."""
+
+    @staticmethod
+    def forward(ctx, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        gate_up, activated = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_up)
+        grad_gate, grad_up = result.chunk(2, dim=-1)
+        torch.mul(grad, activated, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return result
+
+
+class GatedActivation(torch.nn.Module):
+    """The activation above in megatron-core's MLP: without a compiler its own makes four more passes over memory."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+
+    def forward(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return SwiGLU.apply(gate_up)
 
 
 class PackedAttention(MegatronModule):

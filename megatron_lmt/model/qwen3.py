@@ -1,6 +1,6 @@
 """Qwen3 and Llama 3 on megatron-core: configuration, layer specification and the model of one pipeline stage.
 
-On a GPU the layers are Transformer Engine's. On a CPU they are megatron-core's own, with two modules of `cpu_layers.py`.
+On a GPU the layers are Transformer Engine's. On a CPU they are megatron-core's own, with some modules of `cpu_layers.py`.
 Both give the parameters the same checkpoint keys.
 
 `open_device` must have run before this module is imported.
@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_lmt.config import Fp8Section, ParallelSection
-from megatron_lmt.model.cpu_layers import PackedAttention, RMSNorm
+from megatron_lmt.model.cpu_layers import GatedActivation, PackedAttention, RMSNorm
 from megatron_lmt.model.shape import ModelShape
 from megatron_lmt.model.weights import mark_tensor_parallel
 from megatron_lmt.runtime.device import Device
@@ -70,6 +70,7 @@ def transformer_config(
         use_cpu_initialization=not device.is_gpu,
         apply_rope_fusion=device.is_gpu,
         bias_activation_fusion=device.is_gpu,
+        use_te_activation_func=not device.is_gpu,  # there the layer's own, see layer_spec
         # Transformer Engine's writes the gradient over the logits, so that 150,000 columns of them exist once
         cross_entropy_loss_fusion=device.is_gpu,
         cross_entropy_fusion_impl="te" if device.is_gpu else "native",
@@ -102,6 +103,7 @@ def layer_spec(config: TransformerConfig, device: Device, vp_stage: int | None) 
     spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
     layer = spec.submodules
     layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    layer.mlp.submodules.activation_func = GatedActivation
     attention = layer.self_attention.submodules
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm

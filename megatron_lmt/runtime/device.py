@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -199,14 +200,28 @@ def _redirect_megatron() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Transformer Engine and Apex are not installed": on a CPU that is intended
+        import megatron.core.distributed.param_and_grad_buffer as buffers
         import megatron.core.optimizer as optimizer
         import megatron.core.optimizer.distrib_optimizer as distrib_optimizer
         import megatron.core.tensor_parallel.random as random
 
     from megatron_lmt.runtime.cpu_adam import FusedAdam
 
+    buffers.dist_all_gather_func = _unless_alone(buffers.dist_all_gather_func)
+    buffers.dist_reduce_scatter_func = _unless_alone(buffers.dist_reduce_scatter_func)
     random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     optimizer.Adam = distrib_optimizer.Adam = FusedAdam
     optimizer.USING_PYTORCH_OPTIMIZER = False
     distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_TE_OPTIMIZER = True
+
+
+def _unless_alone(collective: Callable) -> Callable:
+    """In a group of one, input and output are the same memory: gloo would copy all parameters thrice in each step."""
+
+    def call(output: torch.Tensor, given: torch.Tensor, *args, group, **kwargs):
+        if group.size() == 1 and output.data_ptr() == given.data_ptr():
+            return None
+        return collective(output, given, *args, group=group, **kwargs)
+
+    return call

@@ -24,7 +24,7 @@ def token_files(tmp_path_factory, sample_data, tiny_tokenizer):
 
 
 def test_the_lmt_mixture_is_a_short_run_file_that_names_no_file_twice():
-    file = REPOSITORY / "examples/lmt60/qwen3_4b_cpt.toml"
+    file = REPOSITORY / "examples/lmt60/qwen3_4b_cpt_8xh100.toml"
     run = load_run(file)
     assert len(file.read_text().splitlines()) < 60
     assert run.train_iters == 28_611 and run.lr_warmup_iters == 1_431

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import torch
 
+from megatron_lmt import __version__
+from megatron_lmt.conversion.mcore_source import McoreSource
+from megatron_lmt.conversion.new_folder import UNFINISHED
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.files import write_json_atomically
+from megatron_lmt.files import write_json_atomically, write_text_atomically
 from megatron_lmt.model.hf_io import copy_companions
 from megatron_lmt.model.shape import ModelShape
 
+RUN_CARD = "run_card.md"
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 """The ends of a turn and of a text, Qwen3's and Llama 3's."""
 
@@ -60,18 +64,51 @@ def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: torch.d
     write_json_atomically(folder / "config.json", config)
 
 
-def write_generation_config(folder: Path) -> None:
-    """Generation ends at the end of a turn or of the text, whichever of them the vocabulary has."""
+def write_generation_config(folder: Path, shape: ModelShape) -> None:
+    """Generation ends at the end of a turn or of the text, whichever of them the vocabulary has.
+
+    Raises:
+        CheckpointError: an end token of the existing settings is not in the model's vocabulary.
+    """
     file = folder / "generation_config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     ends = config.get("eos_token_id", [])
     ends = list(ends) if isinstance(ends, list) else [ends]
     ids = _added_tokens(folder / "tokenizer.json")
     ends += [ids[token] for token in TURN_ENDS if token in ids and ids[token] not in ends]
+    if unknown := [token for token in ends if not 0 <= token < shape.vocab_size]:
+        raise CheckpointError(f"{file.name}: eos_token_id {unknown}: the model has {shape.vocab_size} tokens")
     if ends:
         config["eos_token_id"] = ends
         config.setdefault("pad_token_id", ids.get("<|endoftext|>", ends[0]))
         write_json_atomically(file, config)
+
+
+def write_model_card(folder: Path, checkpoint: McoreSource, shape: ModelShape, dtype: torch.dtype, proof: list[str]) -> None:
+    """README.md: what the model is, where it is from, the proof of its conversion, and the run card if the run has one."""
+    iteration = (checkpoint.run_state or {}).get("iteration")
+    origin = checkpoint.folder.name + (f", iteration {iteration:,}," if iteration is not None else "")
+    head = "tied to" if shape.tie_word_embeddings else "apart from"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "---",
+        f"# {folder.name.removesuffix(UNFINISHED)}",
+        "",
+        f"{shape.architecture}, {shape.num_parameters:,} parameters in {dtype_name(dtype)}, "
+        f"{shape.num_hidden_layers} layers, "
+        f"vocabulary {shape.vocab_size:,}, output layer {head} the embedding.",
+        "",
+        f"Exported from {origin} by megatron_lmt {__version__}. transformers and vLLM load this folder as it is.",
+    ]
+    if proof:
+        lines += ["", "## Conversion", "", "```", *proof, "```"]
+    if (run_card := checkpoint.folder.parent.parent / RUN_CARD).is_file():
+        # its headings go below this one
+        body = [f"#{line}" if line.startswith("#") else line for line in run_card.read_text(encoding="utf-8").splitlines()]
+        lines += ["", "## Training run", "", *body]
+    write_text_atomically(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _added_tokens(tokenizer_file: Path) -> dict[str, int]:

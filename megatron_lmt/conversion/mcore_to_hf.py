@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from megatron_lmt.conversion.checks import is_finite, refuse
-from megatron_lmt.conversion.companions import check_tokenizer, write_generation_config, write_hf_files
+from megatron_lmt.conversion.companions import check_tokenizer, write_generation_config, write_hf_files, write_model_card
 from megatron_lmt.conversion.mcore_model import McoreModel
-from megatron_lmt.conversion.mcore_source import find_mcore_source
+from megatron_lmt.conversion.mcore_source import McoreSource, find_mcore_source
 from megatron_lmt.conversion.new_folder import check_target, new_folder
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
@@ -50,11 +50,19 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
         if not options.allow_nan:
             refuse([f"{checkpoint.folder}: NaN or infinity in {name}; --allow-nan converts it" for name in not_finite])
         write_hf_files(checkpoint.hf_files, folder, untied, model.dtype)
-        write_generation_config(folder)
-        if options.verify:
-            from megatron_lmt.conversion.verify import prove  # imported late: it imports transformers
+        write_generation_config(folder, untied)
+        proof = _proof(folder, checkpoint, options)
+        write_model_card(folder, checkpoint, untied, model.dtype, proof)
 
-            print("\n".join(prove(folder, checkpoint.folder, shape, options.verify)))
+
+def _proof(folder: Path, checkpoint: McoreSource, options: Options) -> list[str]:
+    if options.verify is None:
+        return []
+    from megatron_lmt.conversion.verify import prove  # imported late: it imports transformers
+
+    lines = prove(folder, checkpoint.folder, checkpoint.shape, options.verify)
+    print("\n".join(lines))
+    return lines
 
 
 def _tasks(pieces: Sequence[Piece], itemsize: int) -> list[list[Piece]]:

@@ -11,6 +11,7 @@ from megatron_lmt.errors import CheckpointError
 from megatron_lmt.model.hf_io import is_hf_folder
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 
+UNFINISHED = ".unfinished"
 SPARE_BYTES = 64 * 1024 * 1024
 """Room for what comes with the weights: tokenizer, configuration, indices."""
 
@@ -40,7 +41,7 @@ def new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
     Raises:
         CheckpointError: the disk is too small, or becomes full.
     """
-    unfinished = target.with_name(target.name + ".unfinished")
+    unfinished = target.with_name(target.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)

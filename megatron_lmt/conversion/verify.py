@@ -84,7 +84,9 @@ def prove(hf: Path, mcore: Path, shape: ModelShape, dtype: torch.dtype) -> list[
     Raises:
         CheckpointError: the two are not the same model.
     """
-    lines = [f"{verify_tensors(hf, mcore, shape)} tensors have the same SHA-256 in {hf} and {mcore}"]
+    lines = [
+        f"{verify_tensors(hf, mcore, shape)} tensors have the same SHA-256 in {mcore.name} and in the Hugging Face folder"
+    ]
     return lines + verdict(compare_logits(hf, mcore, shape, dtype), dtype)
 
 

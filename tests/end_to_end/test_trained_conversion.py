@@ -20,13 +20,15 @@ from tests.end_to_end.trained import (
 )
 
 TP, PP = "parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size"
+VIRTUAL = "parallel.virtual_pipeline_model_parallel_size"
 CASES = {
-    # layout: tensor, pipeline, tied, bf16; data parallelism fills two or four processes
-    "tp1-pp1-dp2": (1, 1, True, False),
-    "tp2-pp2": (2, 2, True, True),
-    "tp4": (4, 1, False, False),
-    "pp4": (1, 4, False, True),
-    "pp2-dp2": (1, 2, True, False),
+    # processes, tied, bf16, layout; what the layout leaves is data-parallel
+    "dp2": (2, True, False, {}),
+    "tp2-pp2": (4, True, True, {TP: 2, PP: 2}),
+    "tp4": (4, False, False, {TP: 4}),
+    "pp4": (4, False, True, {PP: 4}),
+    "pp2-virtual": (2, True, False, {PP: 2, VIRTUAL: 2}),
+    "tp2-pp2-virtual": (4, False, True, {TP: 2, PP: 2, VIRTUAL: 2}),
 }
 MODEL = {**TINY_MODEL, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
 
@@ -34,14 +36,12 @@ MODEL = {**TINY_MODEL, "num_attention_heads": 8, "num_key_value_heads": 4, "head
 @pytest.fixture(scope="module", params=CASES)
 def trained(request, tmp_path_factory, quickstart_tokenizer, tiny_tokens):
     """A run directory after two steps, its model's config.json, and how it was trained."""
-    tensor, pipeline, tied, bf16 = CASES[request.param]
+    processes, tied, bf16, layout = CASES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     run_file = make_run(folder, quickstart_tokenizer, tiny_tokens)
     (folder / "config.json").write_text(json.dumps({**MODEL, "tie_word_embeddings": tied}))
-    processes = 2 if request.param == "tp1-pp1-dp2" else 4
-    train(
-        run_file, processes, "train.train_iters=2", f"train.bf16={str(bf16).lower()}", f"{TP}={tensor}", f"{PP}={pipeline}"
-    )
+    layout = [f"{key}={size}" for key, size in layout.items()]
+    train(run_file, processes, "train.train_iters=2", f"train.bf16={str(bf16).lower()}", *layout)
     return folder
 
 

@@ -1,7 +1,7 @@
 """What a run will cost, from its run file and the model's shape alone: memory of a GPU, steps, tokens, GPU-hours, disk.
 
-Memory is the sum of what training must hold at its peak; kernels, fragments and communication come on top, so keep a tenth
-free. Activations are counted for attention that keeps no score matrix and without recomputation.
+Memory is the sum of what training must hold at its peak, for bf16 or fp32 and attention that keeps no score matrix; kernels,
+fragments and communication come on top, so keep a tenth free. Selective recomputation and FP8 are not taken into account.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def estimate(run: RunConfig, shape: ModelShape, world_size: int) -> Estimate:
     Args:
         world_size: GPUs of the real job.
     """
-    parallel = run.parallel
-    data_parallel = world_size // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
+    data_parallel = world_size // run.parallel.model_parallel_size
     tokens = run.train_iters * run.train.global_batch_size * run.data.seq_length
     # attention is left out: packed documents are short, and it is a few percent at 2,048 positions
     flops = 6 * shape.num_matmul_parameters * tokens
@@ -73,20 +72,23 @@ def _memory(run: RunConfig, shape: ModelShape, data_parallel: int) -> dict[str, 
     tensor, pipeline = run.parallel.tensor_model_parallel_size, run.parallel.pipeline_model_parallel_size
     bf16 = run.train.bf16 is not False
     parameters = _parameters_of_largest_rank(shape, tensor, pipeline)
-    positions = run.train.micro_batch_size * run.data.seq_length
+    positions = run.train.micro_batch_size * run.data.seq_length // run.parallel.context_parallel_size
     element = 2 if bf16 else 4
-    layers = shape.num_hidden_layers // pipeline
     # of one position and layer, in elements: inputs of norms and matrix products, both halves of the residual; then the
     # attention's queries, keys, values and result, and the three tensors of the MLP
     hidden = 6 * shape.hidden_size / (tensor if run.parallel.sequence_parallel else 1)
     heads = 2 * shape.head_dim * (shape.num_attention_heads + shape.num_key_value_heads)
     split = (heads + 3 * shape.intermediate_size) / tensor
-    # the first stage of a pipeline holds as many micro batches as there are stages
-    activations = positions * layers * (hidden + split) * element * pipeline
+    # the first stage of a pipeline holds as many micro batches as there are stages, so the number of stages cancels out
+    activations = positions * shape.num_hidden_layers * (hidden + split) * element
+    if run.parallel.recompute_granularity == "full":
+        # the input of each unit of layers, and all of one unit
+        unit = run.parallel.recompute_num_layers
+        activations = activations * unit / shape.num_hidden_layers + activations * hidden / 6 / (hidden + split) / unit
     return {
         "parameters": parameters * element,
         "gradients": parameters * 4,
-        "optimizer": parameters * (12 if bf16 else 8) // data_parallel,
+        "optimizer": parameters * (12 if bf16 else 8) // (data_parallel * run.parallel.context_parallel_size),
         "activations": int(activations),
         "logits": positions * shape.vocab_size // tensor * LOGITS_BYTES,
     }

@@ -1,7 +1,7 @@
 """A run that has the data, the order and the kind of layout of a real one, and a model that a laptop trains.
 
 Kept: every source, its weight, seed, seq_length and packing, the number of samples and where phases begin, the model's kind
-and vocabulary, tensor or pipeline parallelism if there is any. Changed: sizes of the model, two processes, a small batch,
+and vocabulary, tensor, pipeline or context parallelism if there is any. Changed: sizes of the model, two processes, a small batch,
 random weights.
 """
 
@@ -25,7 +25,7 @@ ENDLESS = 1_000_000
 def write_tiny_run(run: RunConfig, folder: Path) -> tuple[Path, int]:
     """Write its run file and model into `folder`; returns the run file and the samples of one of its steps."""
     parallel = _parallel(run)
-    batch = _batch(run, 1 if "tensor_model_parallel_size" in parallel or "pipeline_model_parallel_size" in parallel else 2)
+    batch = _batch(run, 1 if parallel else PROCESSES)
     ratio = run.train.global_batch_size // batch
     data = run.data.model_dump(mode="json", exclude_none=True)
     for phase in data["phases"]:
@@ -59,6 +59,8 @@ def _parallel(run: RunConfig) -> dict[str, Any]:
         return {"tensor_model_parallel_size": PROCESSES, "sequence_parallel": run.parallel.sequence_parallel}
     if run.parallel.pipeline_model_parallel_size > 1:
         return {"pipeline_model_parallel_size": PROCESSES}
+    if run.parallel.context_parallel_size > 1:
+        return {"context_parallel_size": PROCESSES}
     return {}
 
 

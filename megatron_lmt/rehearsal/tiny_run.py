@@ -1,8 +1,8 @@
 """A run that has the data, the order and the kind of layout of a real one, and a model that a laptop trains.
 
 Kept: every source, its weight, seed, seq_length and packing, the number of samples and where phases begin, the model's kind
-and vocabulary, tensor, pipeline or context parallelism if there is any. Changed: sizes of the model, two processes, a small batch,
-random weights.
+and vocabulary, tensor, pipeline or context parallelism if there is any. Changed: sizes of the model, two processes, a small
+batch, random weights.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def lmt_4b(tmp_path):
     sizes = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
     sizes |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True}
     (tmp_path / "config.json").write_text(json.dumps({**sizes, "model_type": "qwen3", "rope_theta": 1e6}))
-    run = load_run(REPOSITORY / "examples/lmt60/qwen3_4b_cpt.toml", [f"output_dir={tmp_path}"])
+    run = load_run(REPOSITORY / "examples/lmt60/qwen3_4b_cpt_8xh100.toml", [f"output_dir={tmp_path}"])
     return run, read_shape(tmp_path)
 
 
@@ -69,6 +69,11 @@ def test_the_estimate_of_lmt_4b_agrees_with_numbers_worked_out_by_hand(lmt_4b):
     assert estimated.memory_bytes["gradients"] == half * 4
     assert estimated.memory_bytes["optimizer"] == half * 12 // 32
     assert estimated.memory_bytes["logits"] == 2 * 2048 * 151936 // 2 * 10
+    recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    run = lmt_4b[0].model_copy(update={"parallel": lmt_4b[0].parallel.model_copy(update=recompute)})
+    inputs = 2 * 2048 * 36 * 2560 // 2 * 2  # of each layer, split by sequence parallelism, in bf16
+    one_layer = estimated.memory_bytes["activations"] // 36
+    assert estimate(run, lmt_4b[1], 64).memory_bytes["activations"] == inputs + one_layer
     # 6 · 4.02e9 · 90e9 / 400e12 / 3600
     assert estimated.gpu_hours == pytest.approx(1509, rel=0.01)
     assert estimated.space.checkpoint_bytes == 4_022_468_096 * 14

@@ -330,8 +330,9 @@ class CheckpointSection(Section):
 class JobSection(Section):
     """How a run looks after itself."""
 
-    hang_seconds: float = Field(1800, gt=0, allow_inf_nan=False)
-    """A phase (one step's gradients, a validation, a checkpoint) that takes longer hangs: stacks are shown, the job ends."""
+    hang_seconds: float = Field(1200, gt=0, allow_inf_nan=False)
+    """After so long without a micro batch, an optimizer step or a checkpoint a run hangs: stacks are shown, the job ends.
+    Below 30 minutes, after which collective calls end by themselves and say less."""
     max_starts_without_progress: PositiveInt = 3
     """So many starts in a row may end before a new checkpoint; the next is refused, so that a chain of jobs ends."""
 

@@ -74,6 +74,7 @@ def train(ready: ReadyRun, device: Device, origin: Origin) -> None:
         for line in describe(ready):
             log.info(line)
         begin_again = _Loop(ready, device, log, origin, attendance).run(requests)
+    dist.barrier()  # from here on the run directory is free
     parallel.close_process_groups()
     if begin_again:
         close_saving()
@@ -113,6 +114,7 @@ class _Loop:
             in_background = checkpoint.async_save
         self.saver = CheckpointSaver(in_background, attendance.check_may_write)
         self.trainee = _build_trainee(ready, device)
+        self.trainee.heartbeat = attendance.alive
         self.faults = FaultJudge(self.run_config.train.loss_spike)
         self.first_iteration = 1
         for folder in without_marker(self.run_config.output_dir / "checkpoints"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, tee
 
@@ -59,7 +59,7 @@ class ModelChunks(list):
 
 
 class Trainee:
-    """The model with what trains it.
+    """The model with what trains it. `heartbeat` is called before each micro batch, as a sign of life.
 
     Args:
         chunks: the parts of the model on this rank, one for each virtual pipeline stage.
@@ -76,6 +76,7 @@ class Trainee:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.device = device
+        self.heartbeat: Callable[[], None] = lambda: None
 
     @property
     def bare_model(self) -> GPTModel | ModelChunks:
@@ -145,6 +146,7 @@ class Trainee:
         return SampleLosses(sums, counts), values[table.numel() :]
 
     def _forward(self, micro_batches: Iterator[MicroBatch], model: DistributedDataParallel):
+        self.heartbeat()
         batch = next(micro_batches).to(self.device.torch_device)
         output = model(
             batch.tokens,

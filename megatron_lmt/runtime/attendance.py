@@ -29,6 +29,10 @@ class Attendance:
         """The loop begins this; what takes too long is a hang."""
         self._watchdog.enter(phase)
 
+    def alive(self) -> None:
+        """The loop does something in this phase."""
+        self._watchdog.alive()
+
     def check_may_write(self) -> None:
         """Call it before something is published.
 
@@ -42,6 +46,12 @@ class Attendance:
         """The run stops after a complete checkpoint, though it is not done."""
         if self._incarnation:
             record_stop(self._output_dir, "exit" if self._requests.exit_file else "signal", iteration)
+
+    def end(self) -> None:
+        """This start ends in order, and the next may begin at once."""
+        self._watchdog.end()
+        if self._incarnation:
+            self._incarnation.end()
 
 
 @contextmanager
@@ -60,10 +70,12 @@ def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requ
         last_words.forget(output_dir)
         requests.watch_files(output_dir)
     watchdog = Watchdog(output_dir, hang_seconds, incarnation)
+    attendance = Attendance(output_dir, watchdog, incarnation, requests)
     try:
-        yield Attendance(output_dir, watchdog, incarnation, requests)
+        yield attendance
     except UserError as error:
         watchdog.wait_if_hung()
+        watchdog.end()
         last_words.leave(output_dir, "error", watchdog.where, str(error))
         raise
     except Exception:
@@ -73,7 +85,4 @@ def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requ
         sys.stderr.flush()
         # libraries with threads of their own may wait in a usual exit for ranks that wait for this one
         os._exit(1)
-    finally:
-        watchdog.end()
-    if incarnation:
-        incarnation.end()
+    attendance.end()

@@ -1,9 +1,9 @@
 """Finds a run that hangs, says where every rank is, and ends the job: a GPU-hour costs the same when nothing happens.
 
-The trainer names the phase it enters. A thread in each process looks whether that was too long ago; then it writes the
-phase and the stacks of its process to `job/errors/`. For ranks that say nothing (they are stopped, or hold Python's lock
-in a library) another rank of the same node says what the kernel knows of them, and asks Python's fault handler for their
-stack, which needs no lock. Then all exit, and with them the job.
+The trainer names the phase it enters, and gives a sign of life with each micro batch. A thread in each process looks whether
+the last was too long ago; then it writes the phase and the stack of its process to `job/errors/`. For ranks that say nothing
+(they are stopped, or hold Python's lock in a library) another rank of the same node says what the kernel knows of them, and
+asks Python's fault handler for their stack, which needs no lock. Then all exit, and with them the job.
 
 The thread of the first process also renews `job/incarnation.json`.
 """
@@ -48,7 +48,7 @@ class Watchdog:
 
     Args:
         output_dir: of the run; last words go to `job/errors/` in it.
-        hang_seconds: longest time in one phase.
+        hang_seconds: longest time without a sign of life.
         incarnation: of the first process, to be renewed; None in the others.
     """
 
@@ -65,8 +65,12 @@ class Watchdog:
         self._thread.start()
 
     def enter(self, phase: str) -> None:
-        """The trainer begins something that takes less than `hang_seconds`."""
+        """The trainer begins something."""
         self.where, self._since = phase, time.monotonic()
+
+    def alive(self) -> None:
+        """The trainer moves in the same phase, such as to its next micro batch."""
+        self._since = time.monotonic()
 
     def wait_if_hung(self) -> None:
         """Does not return while this process collects what is known of a hang; the thread then ends the process.

@@ -35,10 +35,18 @@ def test_an_array_job_makes_the_token_files_that_the_run_names(cluster, run_file
     assert "task 0 of 2" in logs and "task 1 of 2" in logs and "2 sources" in logs and "1 sources" in logs
 
 
-def test_a_run_is_exported_to_its_own_folder(cluster, run_file):
+def test_a_run_is_exported_and_evaluated_in_its_own_folder(cluster, run_file):
     train(run_file, 1, "train.train_iters=2")
     submit(cluster, run_file, options=ONE_NODE, script="convert.sh").wait_until_ended()
     assert (run_file.parent / "run/hf_model/config.json").is_file()
+    test_set = run_file.parent / "test_set"
+    test_set.mkdir()
+    for language in ("en", "zh"):
+        (test_set / f"{language}.txt").write_text("1 2 3\n4 5\n")
+    decoding = ("--directions", "en-zh", "--num-beams", "1", "--max-new-tokens", "4")
+    job = submit(cluster, run_file, "--test-set", str(test_set), *decoding, options=ONE_NODE, script="evaluate.sh")
+    assert "hf_model on " in job.wait_until_ended()
+    assert any((run_file.parent / "run/evaluation").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,14 @@ def test_the_cleaning_benchmark_measures_rules_memory_and_languages(sample_data)
         "NTREX, 58 languages: 9",
     ):
         assert said in output
+
+
+def test_the_checkpoint_benchmark_measures_both_ways_of_saving(tiny_run):
+    small = ("train.train_iters=6", "checkpoint.save_interval=2", "logging.tensorboard=false")
+    output = run([sys.executable, "-m", "benchmarks.checkpoint", str(tiny_run), *small])
+    rows = [line.split("|")[1:-1] for line in output.splitlines() if line.startswith(("| waiting", "| in the background"))]
+    assert [row[0].strip() for row in rows] == ["waiting", "in the background"]
+    assert all(float(complete) >= float(still) for _, _, complete, still in rows)
+    assert not list(tiny_run.parent.glob("checkpoint_benchmark.*"))
+    output = run([sys.executable, "-m", "benchmarks.checkpoint", str(tiny_run), "train.train_iters=6"], code=2)
+    assert "there is no save before the last one" in output

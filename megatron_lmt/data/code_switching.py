@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from unicodedata import category
 
-from megatron_lmt.data.corpus_files import CorpusConfig, PairFiles, chance, check_inputs, pair_files
+from megatron_lmt.data.corpus_files import CorpusConfig, PairFiles, check_inputs, pair_files
+from megatron_lmt.data.pairs import chance
 from megatron_lmt.data.sft_config import AugmentSection
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.languages import languages

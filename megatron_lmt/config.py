@@ -417,17 +417,20 @@ def load_run(run_file: Path, overrides: list[str] = ()) -> RunConfig:
     Raises:
         ConfigError: with one line for each problem.
     """
-    run = resolved_run(load_toml(run_file), overrides, str(run_file))
-    root = (Path(run_file).resolve().parent / run.root).resolve()
-    return run.model_copy(update={"root": root, "output_dir": root / run.output_dir})
+    return run_of(load_toml(run_file), overrides, str(run_file), Path(run_file).parent)
 
 
-def resolved_run(data: dict[str, Any], overrides: list[str], where: str) -> RunConfig:
-    """A run from what a run file, or the `model_dump` of an earlier one, contains; paths stay as they are.
+def run_of(data: dict[str, Any], overrides: list[str], where: str, folder: Path) -> RunConfig:
+    """A run from the content of a run file, or from the `model_dump` of an earlier run.
 
+    Args:
+        where: the file, for messages.
+        folder: that a relative `root` starts from.
     Raises:
         ConfigError: with one line for each problem.
     """
     for override in overrides:
         apply_override(data, override)
-    return validate(RunConfig, data, where)
+    run = validate(RunConfig, data, where)
+    root = (folder.resolve() / run.root).resolve()
+    return run.model_copy(update={"root": root, "output_dir": root / run.output_dir})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from megatron_lmt.config import RunConfig, load_run, resolved_run
+from megatron_lmt.config import RunConfig, load_run, run_of
 from megatron_lmt.data.indexed import IndexedReader, manifest_path
 from megatron_lmt.data.ledger import consumed_table
 from megatron_lmt.errors import ConfigError
@@ -60,8 +60,9 @@ def run_from_card(path: Path, overrides: list[str]) -> tuple[RunConfig, Origin]:
         raise ConfigError(f"{path}: no such file; --from-card wants a {RUN_CARD}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a run card ({error!r})") from None
-    return resolved_run(run, overrides, str(path)), Origin(
-        Path(origin["path"]), origin["text"], [*origin["overrides"], *overrides], card
+    overrides_of_both = [*origin["overrides"], *overrides]
+    return run_of(run, overrides, str(path), path.parent), Origin(
+        Path(origin["path"]), origin["text"], overrides_of_both, card
     )
 
 

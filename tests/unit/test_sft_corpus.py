@@ -82,6 +82,19 @@ def test_downsampling_spares_forward_directions_and_the_pivots_and_is_nested(tmp
     assert Counter(is_downsampled(*direction.split("-")) for direction in directions("all")) == {False: 118, True: 116}
 
 
+def test_draws_do_not_depend_on_what_else_is_built_or_where_the_data_lie(tmp_path, inputs, tiny_tokenizer):
+    text = "[downsample]\nrate = 0.2\n"
+    build_sft_corpus(config(tmp_path, text + ALIGNED), tmp_path / "all", tiny_tokenizer)
+    one = text + '[[aligned]]\npath = "{language}.txt"\npairs = ["zh-ky"]\n'
+    inputs.rename(tmp_path / "elsewhere")
+    build_sft_corpus(config(tmp_path, one), tmp_path / "one", tiny_tokenizer, root=str(tmp_path / "elsewhere"))
+    assert (tmp_path / "all/ky-zh.jsonl").read_bytes() == (tmp_path / "one/ky-zh.jsonl").read_bytes()
+    build_sft_corpus(
+        config(tmp_path, one), tmp_path / "seed", tiny_tokenizer, str(tmp_path / "elsewhere"), overrides=["seed=2"]
+    )
+    assert (tmp_path / "seed/ky-zh.jsonl").read_bytes() != (tmp_path / "one/ky-zh.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("downsample", "kept"),
     [

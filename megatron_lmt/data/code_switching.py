@@ -37,7 +37,8 @@ class Lexicon:
     def __init__(self, section: AugmentSection, root: Path):
         self._entries: dict[str, Entries] = {}
         files = pair_files(CorpusConfig(pairs=section.dictionary), root)
-        check_inputs(files)
+        if files:  # without dictionaries originals are repeated only
+            check_inputs(files)
         for (source, target), entries in _largest(files).items():
             for term, translation in entries:
                 self._add(source, term, target, translation, section.languages)

@@ -57,6 +57,7 @@ class AugmentSection(Section):
     """
 
     dictionary: list[Dictionary] = []
+    """Without one, originals are repeated only."""
     languages: list[str] = []
     """The replacements are in these languages. Empty: in all that the dictionaries have."""
     rate: float = Field(0.3, gt=0, le=1)

@@ -106,6 +106,11 @@ def test_copies_are_limited_and_large_pairs_are_left_alone(tmp_path, inputs, tin
     assert len(found["en-ky"]) == 1000 and not report.directions["en-ky"].code_switched
 
 
+def test_repeats_without_a_dictionary(tmp_path, inputs, tiny_tokenizer):
+    report = build_sft_corpus(config(tmp_path, f"[augment]\nrepeat = 2\n{PAIRS}"), tmp_path / "out", tiny_tokenizer)
+    assert len(records(tmp_path / "out", "en-ky")) == 2000 and not report.directions["en-ky"].code_switched
+
+
 @pytest.mark.parametrize(
     ("augment", "message"),
     [

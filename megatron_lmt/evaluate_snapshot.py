@@ -57,7 +57,7 @@ def main() -> None:
     test_set = TestSet(settings.test_set)
     directions, _ = test_set.directions(settings.directions)
     evaluation = Evaluation(test_set, directions, arguments.output_dir, settings.max_sentences)
-    translate = model_translator(model, "transformers", "auto", options, arguments.output_dir)
+    translate = model_translator(model, "transformers", "auto", options, arguments.output_dir, directions)
     records = evaluate(evaluation, translate, {"snapshot": arguments.output_dir.name, **options}, set())
     write_json_atomically(arguments.output_dir / RESULT, summary(records))
     shutil.rmtree(model)

@@ -27,7 +27,8 @@ def main() -> None:
     if arguments.model:
         made_by = {"model": model_identity(arguments.model), "engine": arguments.engine, "dtype": arguments.dtype}
         made_by |= {name: value for name, value in options.items() if name != "batch_size"}
-        translate = model_translator(arguments.model, arguments.engine, arguments.dtype, options, arguments.output_dir)
+        opened = (arguments.model, arguments.engine, arguments.dtype)
+        translate = model_translator(*opened, options, arguments.output_dir, evaluation.directions)
         methods = {direction: method_of(direction, options) for direction in evaluation.directions}
         extra = {method.third_language(*direction.split("-")) for direction, method in methods.items()} - {None}
         plain = [direction for direction, method in methods.items() if method.prompt != arguments.prompt]

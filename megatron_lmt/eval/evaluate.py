@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from megatron_lmt.errors import ConfigError, DataError
+from megatron_lmt.errors import ConfigError, DataError, Problems
 from megatron_lmt.eval.comet import Comet
 from megatron_lmt.eval.rates import off_target_rates, output_rates
 from megatron_lmt.eval.score import COMET_UNCOVERED, Scorer
@@ -53,13 +53,16 @@ class Evaluation:
         return self.test_set.read(sorted(codes | (extra & self.test_set.files.keys())), self.max_sentences)
 
 
-def model_translator(model: Path, engine: str, dtype: str, options: dict[str, Any], output: Path) -> Translate:
+def model_translator(
+    model: Path, engine: str, dtype: str, options: dict[str, Any], output: Path, directions: list[str]
+) -> Translate:
     """Translations by an exported model, kept in the output folder.
 
     Directions without an auxiliary language, and those of which the pivot is a part, are translated plainly.
 
     Args:
         options: keyword arguments of `Translator.translate`.
+        directions: all that will be asked for; their longest sentences are tried before the first is translated.
     """
     folder = output / TRANSLATIONS
     translator: list[Translator] = []  # opened when it is needed: a finished evaluation needs none
@@ -70,6 +73,7 @@ def model_translator(model: Path, engine: str, dtype: str, options: dict[str, An
         if not file.is_file():
             if not translator:
                 translator.append(Translator(model, engine, dtype))
+                _check_lengths(translator[0], directions, texts, options)
             method = method_of(direction, options)
             asked = {**options, "prompt": method.prompt, "through": method.through}
             if method.prompt == "pmp-oracle":
@@ -80,6 +84,15 @@ def model_translator(model: Path, engine: str, dtype: str, options: dict[str, An
         return _read_translations(file, len(texts[source]))
 
     return translate
+
+
+def _check_lengths(translator: Translator, directions: list[str], texts: dict[str, list[str]], options: dict) -> None:
+    problems = Problems()
+    for direction in directions:
+        source, target = direction.split("-")
+        asked = (options["template"], options["max_new_tokens"])
+        problems.of(translator.check_longest, texts[source], source, target, *asked)
+    problems.raise_if_any()
 
 
 def method_of(direction: str, options: dict[str, Any]) -> Method:

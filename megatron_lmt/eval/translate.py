@@ -122,6 +122,17 @@ class Translator:
             work.journal.delete()
         return translations
 
+    def check_longest(self, texts: list[str], source: str, target: str, template: str, max_new_tokens: int) -> None:
+        """Whether the text with the most bytes fits into the model: cheap, for many directions before the first one.
+
+        Raises:
+            DataError: it does not.
+        """
+        prompt = render_prompt(template, source, target, max(texts, key=lambda text: len(text.encode("utf-8"))))
+        tokens, most = len(self.generator.encode(prompt)), self.generator.max_length - max_new_tokens
+        if tokens > most:
+            raise DataError(f"{source}-{target}, its longest line: {too_long(tokens, max_new_tokens, most)}")
+
 
 def one_line(text: str) -> str:
     """The text without line ends of any kind, and without spaces around it."""
@@ -183,10 +194,16 @@ class _Work:
     def _check_lengths(self, direction: str, encoded: dict[int, list[int]]) -> None:
         most = self._generator.max_length - self._max_new_tokens
         problems = [
-            f"{direction}, line {i + 1}: a prompt of {len(ids)} tokens; with {self._max_new_tokens} new tokens this model "
-            f"takes {most}: split the line, or lower the number of new tokens"
+            f"{direction}, line {i + 1}: {too_long(len(ids), self._max_new_tokens, most)}"
             for i, ids in encoded.items()
             if len(ids) > most
         ]
         if problems:
             raise DataError(problems)
+
+
+def too_long(tokens: int, max_new_tokens: int, most: int) -> str:
+    return (
+        f"a prompt of {tokens} tokens; with {max_new_tokens} new tokens this model takes {most}: split the line, or lower "
+        "the number of new tokens"
+    )

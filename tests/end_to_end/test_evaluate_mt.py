@@ -8,6 +8,9 @@ import pytest
 from megatron_lmt.languages import directions
 from tests.end_to_end.processes import tool
 
+pytest.importorskip("py3langid", reason="evaluation needs the extra [eval]")
+pytest.importorskip("MeCab", reason="evaluation of ja needs the extra [eval]")
+
 LANGUAGES = ("mvf", "bo", "my", "km", "am", "ar", "he", "th", "ja", "yue")
 SENTENCES = 3
 
@@ -31,6 +34,9 @@ def test_evaluation_of_a_model_with_comet(tmp_path, test_set, tiny_exported, tin
     output = tmp_path / "evaluation"
     arguments = ["--model", tiny_exported, "--test-set", test_set, "--output-dir", output, "--max-sentences", SENTENCES]
     arguments += ["--num-beams", 2, "--max-new-tokens", 8, "--prompt", "pmp-oracle"]
+    refused = tool("evaluate_mt.py", *arguments, "--max-new-tokens", 3500, "--directions", *named, code=2)
+    assert "mvf-zh, its longest line: a prompt of" in refused and "en-mvf" not in refused
+    assert not list((output / "translations").glob("*.txt"))
     tool("evaluate_mt.py", *arguments, "--directions", *named[:2])
     kept = (output / "translations" / f"{named[0]}.txt").stat().st_mtime_ns
     arguments += ["--comet-checkpoint", tiny_comet, "--comet-python", comet_python]

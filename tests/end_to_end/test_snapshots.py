@@ -9,6 +9,9 @@ import pytest
 from tests.conftest import QUICKSTART
 from tests.end_to_end.processes import environment, train, training_command
 
+pytest.importorskip("py3langid", reason="evaluation needs the extra [eval]")
+pytest.importorskip("sacrebleu", reason="evaluation needs the extra [eval]")
+
 EVALUATION = """
 [evaluation]
 eval_interval = {interval}

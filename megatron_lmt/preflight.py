@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -230,6 +231,9 @@ def _check_evaluation(run: RunConfig) -> None:
 
     directions, _ = TestSet(run.path(run.evaluation.test_set)).directions(run.evaluation.directions)
     Scorer().check({direction.split("-")[1] for direction in directions})
+    launcher = run.evaluation.launcher
+    if launcher and not shutil.which(launcher[0]):
+        raise ConfigError(f"evaluation.launcher: there is no command {launcher[0]!r} here")
     if find_spec("py3langid") is None:
         raise MissingExtraError("py3langid", "eval", "[evaluation]")
     ChatTurn(run.path(run.data.tokenizer_model))

@@ -71,7 +71,7 @@ class Snapshots:
             return
         folder, code = self._output, self._process.returncode
         self._process = None
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        self._free_disk()
         if code:
             self._log.warning(f"evaluation of iteration {self._iteration} failed with exit code {code}, see {folder}.log")
             return
@@ -101,6 +101,8 @@ class Snapshots:
         if self._process:
             self._process.terminate()
             self._process.wait()
+            self._process = None
+            self._free_disk()
 
     def _wait(self, enter: Callable[[str], None]) -> None:
         if not self._process:
@@ -115,12 +117,23 @@ class Snapshots:
             self.stop()
         self.collect()
 
+    def _free_disk(self) -> None:
+        """Without the hard links, a checkpoint that the run deletes is gone."""
+        for name in ("checkpoint", "model"):
+            shutil.rmtree(self._output / name, ignore_errors=True)
+
     @property
     def _output(self) -> Path:
         return self._folder / f"iter_{self._iteration:07d}"
 
     def _start(self, checkpoint: Path, iteration: int) -> None:
         self._iteration = iteration
+        try:
+            self._process = self._launch(checkpoint)
+        except OSError as error:  # of a disk without hard links, or one that is full: nothing to stop the training for
+            self._log.warning(f"iteration {iteration} is not evaluated: {error}")
+
+    def _launch(self, checkpoint: Path) -> subprocess.Popen:
         output = self._output
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
@@ -134,9 +147,7 @@ class Snapshots:
         if settings.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         with open(f"{output}.log", "w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
+            return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
 def chrf_scores(record: dict) -> Scores:

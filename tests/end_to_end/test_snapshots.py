@@ -69,6 +69,7 @@ def test_an_evaluation_that_fails_leaves_the_training_alone(run_file):
 def test_what_cannot_be_evaluated_is_told_before_the_run(run_file):
     run_file.write_text(run_file.read_text().replace("eval_interval = 10\ntest_set", "eval_interval = 15\ntest_set"))
     assert "eval_interval = 15 is no multiple of checkpoint.save_interval = 10" in _refused(run_file)
+    assert "no command 'sruhn' here" in _refused(run_file, "evaluation.eval_interval=20", 'evaluation.launcher=["sruhn"]')
     (run_file.parent / "test_set" / "zh.txt").unlink()
     output = _refused(run_file, "evaluation.eval_interval=20", "evaluation.directions=['en-zh','en-xx']")
     assert "'xx'" in output and "no file of zh" in output

@@ -51,9 +51,6 @@ class SwiGLU(torch.autograd.Function):
 class GatedActivation(MegatronModule):
     """The activation above in megatron-core's MLP: without a compiler its own makes four more passes over memory."""
 
-    def __init__(self, config: TransformerConfig):
-        super().__init__(config=config)  # megatron-core's MLP asks each of its parts for its part of a checkpoint
-
     def forward(self, gate_up: torch.Tensor) -> torch.Tensor:
         return SwiGLU.apply(gate_up)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
+from uuid import uuid4
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def _open_wandb(output_dir: Path, project: str):
 
     file = output_dir / "wandb_id.txt"
     if not file.is_file():
-        write_text_atomically(file, wandb.util.generate_id())
+        write_text_atomically(file, uuid4().hex)
     config = json.loads((output_dir / "resolved.json").read_text(encoding="utf-8"))["run"]
     id_ = file.read_text(encoding="utf-8")
     return wandb.init(project=project, name=output_dir.name, dir=output_dir, id=id_, resume="allow", config=config)

@@ -70,3 +70,14 @@ def test_the_checkpoint_benchmark_measures_both_ways_of_saving(tiny_run):
     assert not list(tiny_run.parent.glob("checkpoint_benchmark.*"))
     output = run([sys.executable, "-m", "benchmarks.checkpoint", str(tiny_run), "train.train_iters=6"], code=2)
     assert "there is no save before the last one" in output
+
+
+def test_the_step_benchmark_compares_the_same_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    small = ("--steps", "2", "--documents", "2", "--seq-length", "32", "--layers", "1")
+    output = run([sys.executable, "-m", "benchmarks.train_step", *small, "--output", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["sides"]) == ["ours", "transformers", "transformers, fused AdamW"]
+    assert all(side["ratio_cpu"] > 0 and f"| {name} | " in output for name, side in result["sides"].items())
+    assert result["sides"]["transformers"]["ratio_wall"] == 1
+    assert result["largest_loss_gap"] < 1e-5

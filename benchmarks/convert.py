@@ -3,9 +3,10 @@
     python -m benchmarks.convert                           # 0.6B and 1.7B, one process
     python -m benchmarks.convert --sizes 4B --workers 4
 
-For each size: copy the folder (read, write, flush), convert it to a checkpoint, convert that back. Each is a process of
-its own, imports included, and starts with its input out of the page cache as far as the file system allows. Peak is
-the process's largest resident memory, workers not included.
+For each size: copy the folder (read, write, flush), convert it to a checkpoint, convert that back. Each starts with its
+input out of the page cache as far as the file system allows. The converter is a process of its own, and its start,
+measured by `--help`, is in its seconds; the last column of times leaves it out. Peak is the process's largest resident
+memory, workers not included. CPU seconds say more than seconds on a machine that does other things meanwhile.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SIZES = {
     "14B": (5120, 17408, 40, 40, False),
     "32B": (5120, 25600, 64, 64, False),
 }
+COPY, START = "copy", "start of the converter"
 SHARD_BYTES = 5 * 10**9
 BLOCK_ROWS = 4096
 
@@ -107,9 +109,9 @@ def write_model(folder: Path, size: str) -> int:
 
 
 def _round(folder: Path, workers: int) -> dict[str, dict]:
-    measured = {}
+    measured = {START: _measure([sys.executable, TOOL, "--help"])}
     for name, source, target, command in (
-        ("copy", "hf", "copy", None),
+        (COPY, "hf", "copy", None),
         ("hf → mcore", "hf", "mcore", ("--loader", "hf", "--saver", "mcore")),
         ("mcore → hf", "mcore", "back", ("--loader", "mcore", "--saver", "hf")),
     ):
@@ -128,22 +130,24 @@ def _round(folder: Path, workers: int) -> dict[str, dict]:
 def _copy(source: Path, target: Path) -> dict[str, float]:
     """As `cp` and a flush of each file."""
     target.mkdir()
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     for file in source.iterdir():
         shutil.copyfile(file, target / file.name)
         with open(target / file.name, "rb") as copy:
             os.fsync(copy.fileno())
-    return {"seconds": time.perf_counter() - began, "peak_mb": 0.0}
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu, "peak_mb": 0.0}
 
 
 def _measure(command: list) -> dict[str, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
-    child = os.posix_spawn(sys.executable, [str(word) for word in command], environment)
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    child = os.posix_spawn(sys.executable, [str(word) for word in command], environment, file_actions=silent)
     _, status, usage = os.wait4(child, 0)
     if status:
         raise UserError(f"{' '.join(map(str, command))} ended with status {status}")
-    return {"seconds": time.perf_counter() - began, "peak_mb": usage.ru_maxrss / 1024}
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu, "peak_mb": usage.ru_maxrss / 1024}
 
 
 def _forget(folder: Path) -> None:
@@ -160,17 +164,18 @@ def _table(results: dict, arguments: argparse.Namespace) -> list[str]:
     lines = [
         f"{arguments.workers} worker(s), median of {arguments.repeats}. {machine('megatron-core', 'torch', 'numpy')}",
         "",
-        "| | GB | seconds | times a copy | GB/s | peak, MB |",
-        "|---" * 6 + "|",
+        "| | GB | seconds | CPU seconds | times a copy | without the start | peak, MB |",
+        "|---" * 7 + "|",
     ]
     for size, result in results.items():
-        copy = result["medians"]["copy"]["seconds"]
+        copy, start = (result["medians"][name]["seconds"] for name in (COPY, START))
         for name, values in result["medians"].items():
-            gigabytes, seconds = result["bytes"] / 1e9, values["seconds"]
+            seconds, gigabytes = values["seconds"], result["bytes"] / 1e9
+            is_conversion = name not in (COPY, START)
+            times = f"{seconds / copy:.2f} | {(seconds - start) / copy:.2f}" if is_conversion else " | "
             peak = f"{values['peak_mb']:,.0f}" if values["peak_mb"] else ""
             lines.append(
-                f"| {size}, {name} | {gigabytes:.2f} | {seconds:.2f} | {seconds / copy:.2f} | {gigabytes / seconds:.2f} "
-                f"| {peak} |"
+                f"| {size}, {name} | {gigabytes:.2f} | {seconds:.2f} | {values['cpu_seconds']:.2f} | {times} | {peak} |"
             )
     return lines
 

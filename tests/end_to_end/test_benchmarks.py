@@ -81,3 +81,13 @@ def test_the_step_benchmark_compares_the_same_model(tmp_path, monkeypatch):
     assert all(side["ratio_cpu"] > 0 and f"| {name} | " in output for name, side in result["sides"].items())
     assert result["sides"]["transformers"]["ratio_wall"] == 1
     assert result["largest_loss_gap"] < 1e-5
+
+
+def test_the_conversion_benchmark_measures_both_directions(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    where = ("--folder", str(tmp_path), "--output", str(tmp_path / "result.json"))
+    output = run([sys.executable, "-m", "benchmarks.convert", "--sizes", "tiny", "--repeats", "1", *where])
+    medians = json.loads((tmp_path / "result.json").read_text())["tiny"]["medians"]
+    assert list(medians) == ["start of the converter", "copy", "hf → mcore", "mcore → hf"]
+    assert "| tiny, mcore → hf | 0.00 | " in output and medians["mcore → hf"]["peak_mb"] > 50
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

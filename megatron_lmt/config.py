@@ -300,6 +300,9 @@ class CheckpointSection(Section):
     """Keep this many newest checkpoints and delete older ones. Absent: keep all."""
     save_retain_interval: PositiveInt | None = None
     """With keep_last: checkpoints of iterations that are multiples of this are never deleted."""
+    export_every: PositiveInt | None = None
+    """Iterations between two Hugging Face models in `exports/`, a multiple of save_interval; there is one at the end too.
+    A process beside the training makes them. Absent: none."""
     async_save: bool | None = None
     """Write in the background of training. Absent: on GPU only."""
     verify_after_save: bool = False
@@ -312,6 +315,12 @@ class CheckpointSection(Section):
     def _what_is_verified_is_waited_for(self):
         if self.verify_after_save and self.async_save:
             raise ValueError("verify_after_save compares with the state in memory: set async_save = false")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_exported_is_saved(self):
+        if self.export_every and self.export_every % self.save_interval:
+            raise ValueError(f"export_every = {self.export_every} is no multiple of save_interval = {self.save_interval}")
         return self
 
     @model_validator(mode="after")

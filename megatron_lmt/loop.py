@@ -20,6 +20,7 @@ from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.targets import target_markers
 from megatron_lmt.degeneration import LEAST_LOSS_RISE, DegenerationWatch, degeneration_record, validation_scores
 from megatron_lmt.errors import UserError
+from megatron_lmt.exports import Exports
 from megatron_lmt.faults import FaultJudge, name_samples
 from megatron_lmt.files import write_json_atomically, write_text_atomically
 from megatron_lmt.log import open_log
@@ -103,8 +104,8 @@ class _Loop:
     def __init__(self, ready: ReadyRun, device: Device, log: Logger, origin: Origin, attendance: Attendance):
         self.ready, self.run_config, self.device, self.log, self.origin = ready, ready.run, device, log, origin
         self.attendance = attendance
-        self.metrics: MetricsLog | None = None  # of the first process only, as are snapshots
-        self.snapshots: Snapshots | None = None
+        self.metrics: MetricsLog | None = None  # of the first process only, as is what goes on beside the training
+        self.beside: list[Snapshots | Exports] = []
         data = self.run_config.data
         self.mixture = Mixture(ready.plan, ready.readers, self.run_config.seed, data.seq_length, data.packing)
         self.batch_shape = batch_shape(self.run_config)
@@ -144,7 +145,9 @@ class _Loop:
             self.metrics = MetricsLog(run.output_dir, self.first_iteration - 1, run.logging)
             self.validation_watch = DegenerationWatch(run.output_dir / VALIDATION, validation_scores, LEAST_LOSS_RISE)
             if run.evaluation:
-                self.snapshots = Snapshots(run, self.metrics, self.log, self.ready.resume_from)
+                self.beside.append(Snapshots(run, self.metrics, self.log, self.ready.resume_from))
+            if run.checkpoint.export_every:
+                self.beside.append(Exports(run, self.log, self.ready.resume_from))
         began = time.perf_counter()
         readers = [self.ready.readers[source.name] for source in self.ready.plan.sources]
         markers = target_markers([source.name for source in self.ready.plan.sources], self.ready.tokenizer)
@@ -158,8 +161,8 @@ class _Loop:
             if run.validation and (iteration % run.validation.eval_interval == 0 or iteration == last):
                 self._validate(iteration)
             self._commit_save(wait=False)
-            if self.snapshots:
-                self.snapshots.collect()
+            for work in self.beside:
+                work.collect()
             begin_again = self.resume_check.wants_fresh_process(iteration) and not stopping
             if begin_again:
                 self._leave_for_a_fresh_process(iteration)
@@ -170,8 +173,8 @@ class _Loop:
             if saving:
                 requests.saved()
             if stopping and iteration < last:
-                if self.snapshots:
-                    self.snapshots.stop()
+                for work in self.beside:
+                    work.stop()
                 self.attendance.stopped(iteration)
                 reason = f"the file {EXIT_FILE}" if requests.exit_file else "a signal"
                 self.log.info(f"stopped by {reason} after iteration {iteration}; the same command goes on from here")
@@ -289,8 +292,8 @@ class _Loop:
 
     def _leave_for_a_fresh_process(self, iteration: int) -> None:
         self._commit_save(wait=True)
-        if self.snapshots:
-            self.snapshots.stop()
+        for work in self.beside:
+            work.stop()
         self.log.info(f"resume check: a fresh process takes the steps up to iteration {iteration} again")
 
     def _save(self, iteration: int) -> None:
@@ -322,8 +325,8 @@ class _Loop:
             self.log.info(f"read {folder} back: every tensor is as in memory")
         if dist.get_rank() == 0:
             write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration_of(folder)}\n")
-            if self.snapshots:
-                self.snapshots.committed(folder)
+            for work in self.beside:
+                work.committed(folder)
             delete_superfluous(folder.parent, run.checkpoint)
         self.log.info(f"saved {folder} in {saved.seconds:.1f} s; training stood still for {saved.stall_seconds:.1f} s of it")
 
@@ -336,8 +339,8 @@ class _Loop:
         for line in ["", *consumed_table(ledger)]:
             self.log.info(line)
         draw_run(output_dir)
-        if self.snapshots:
-            self.snapshots.finish(self.attendance.enter)
+        for work in self.beside:
+            work.finish(self.attendance.enter)
         self._finish_card(is_done=True)
         write_text_atomically(output_dir / DONE, f"{self.run_config.train_iters} iterations\n")
 

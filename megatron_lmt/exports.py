@@ -1,0 +1,120 @@
+"""Hugging Face models of a run every N iterations, made by a process beside the training.
+
+The first training process starts it when a checkpoint is committed, and looks after each step whether it is done. Training
+never waits for it, except at the end of the run. Exports that become due meanwhile wait for their turn; what they are made
+from is kept for them by hard links. A run that is started again makes the export of its newest checkpoint if it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from logging import Logger
+from pathlib import Path
+
+from megatron_lmt.config import RunConfig
+from megatron_lmt.errors import run_command
+from megatron_lmt.processes import end_with_parent
+from megatron_lmt.runtime.checkpoint_folder import iteration_of
+
+FOLDER = "exports"
+_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Exports:
+    """The exports of a run, one at a time. Only the first process has them.
+
+    Args:
+        resumed_from: the run's newest checkpoint, whose export may be missing.
+    """
+
+    def __init__(self, run: RunConfig, log: Logger, resumed_from: Path | None):
+        self._run, self._log = run, log
+        self._folder = run.output_dir / FOLDER
+        self._waiting: deque[Path] = deque()
+        self._process: subprocess.Popen | None = None
+        for left_over in self._folder.glob(".checkpoint-*"):
+            shutil.rmtree(left_over)
+        if resumed_from:
+            self.committed(resumed_from)
+
+    def committed(self, checkpoint: Path) -> None:
+        """See to the export of this checkpoint if it is due."""
+        iteration = iteration_of(checkpoint)
+        due = iteration % self._run.checkpoint.export_every == 0 or iteration == self._run.train_iters
+        if not due or (self._folder / checkpoint.name).exists():
+            return
+        kept = self._folder / f".checkpoint-{checkpoint.name}"
+        # hard links: the run may delete the checkpoint meanwhile
+        shutil.copytree(checkpoint, kept, copy_function=os.link)
+        self._waiting.append(kept)
+        self.collect()
+
+    def collect(self) -> None:
+        """Report an export that has ended since the last call, and start the next that waits."""
+        if self._process:
+            if self._process.poll() is None:
+                return
+            done, code, self._process = self._waiting.popleft(), self._process.returncode, None
+            shutil.rmtree(done)
+            target = self._target(done)
+            if code:
+                self._log.warning(f"the export {target} failed with exit code {code}, see {target}.log")
+            else:
+                self._log.info(f"exported {target}")
+        if self._waiting:
+            self._start(self._waiting[0])
+
+    def finish(self, enter: Callable[[str], None]) -> None:
+        """Wait for what is under way or waits.
+
+        Args:
+            enter: tells the watchdog what the process is at; each export may take as long as any other phase.
+        """
+        while self._process:
+            enter(f"export of {self._target(self._waiting[0])}")
+            self._process.wait()
+            self.collect()
+
+    def stop(self) -> None:
+        """End what is under way; the run that goes on starts it again."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait()
+
+    def _target(self, kept: Path) -> Path:
+        return self._folder / kept.name.removeprefix(".checkpoint-")
+
+    def _start(self, kept: Path) -> None:
+        target = self._target(kept)
+        command = [sys.executable, "-m", "megatron_lmt.exports", "--parent", str(os.getpid()), str(kept), str(target)]
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        with open(f"{target}.log", "w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+
+def main() -> None:
+    """The process beside the training. It has no megatron-core and no GPU, and little memory."""
+    from megatron_lmt.conversion.mcore_to_hf import export_to_hf  # imported late: it imports torch
+    from megatron_lmt.conversion.options import Options
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="process that starts this one, and that it ends with")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("target", type=Path)
+    arguments = parser.parse_args()
+    end_with_parent(arguments.parent)
+    os.nice(10)
+    export_to_hf(arguments.checkpoint, arguments.target, Options())
+
+
+if __name__ == "__main__":
+    run_command(main)

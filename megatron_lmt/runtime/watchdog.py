@@ -33,6 +33,8 @@ HANG_EXIT_CODE = 70
 ANSWER_SECONDS = 5.0
 """How long ranks wait for each other's last words before they exit, beyond the time between two looks."""
 STACK_SIGNAL = signal.SIGUSR2
+STACK_SECONDS = 2.0
+"""For writing a stack, before the job ends."""
 
 
 @dataclass(frozen=True)
@@ -102,34 +104,33 @@ class Watchdog:
 
     def _end_the_job(self) -> None:
         self._hung.set()
-        file = last_words.leave(self._output_dir, "hang", self.where, _stack())
         rank = dist.get_rank()
-        print(
+        if rank in {words.rank for words in last_words.read_all(self._output_dir)}:
+            os._exit(HANG_EXIT_CODE)  # it was stopped, others have spoken for it, and where it is now says nothing
+        file = last_words.leave(self._output_dir, "hang", self.where, _stack())
+        sys.stderr.write(
             f"[rank {rank} on {socket.gethostname()}] no progress for {self._hang_seconds:g} s in: {self.where}; stack in "
-            f"{file}; ending the job",
-            file=sys.stderr,
-            flush=True,
+            f"{file}; ending the job\n"
         )
+        sys.stderr.flush()
         time.sleep(self._period + ANSWER_SECONDS)
         answered = {words.rank for words in last_words.read_all(self._output_dir)}
-        if rank == min(each for each in answered if self._members[each].host == self._members[rank].host):
-            for silent in set(range(len(self._members))) - answered:
-                self._speak_for(silent, first_of_all=rank == min(answered))
+        for silent in sorted(set(range(len(self._members))) - answered):
+            neighbours = {each for each in answered if self._members[each].host == self._members[silent].host}
+            if rank == min(neighbours or answered):
+                self._speak_for(silent)
         os._exit(HANG_EXIT_CODE)
 
-    def _speak_for(self, silent: int, first_of_all: bool) -> None:
+    def _speak_for(self, silent: int) -> None:
         member = self._members[silent]
-        if member.host == socket.gethostname():
-            text = f"no answer; process {member.process} is {_kernel_state(member.process)}"
-            try:
-                os.kill(member.process, STACK_SIGNAL)
-            except ProcessLookupError:
-                text = f"no answer; process {member.process} has ended"
-        elif first_of_all:
-            text = f"no answer from process {member.process}"
-        else:
-            return
+        is_near = member.host == socket.gethostname()
+        state = _kernel_state(member.process) if is_near else "on a node where no rank answers"
+        text = f"no answer; process {member.process} is {state}; what stack it could still show is above in the log"
         last_words.write(self._output_dir, LastWords(silent, member.host, "hang", "unknown", time.time(), text))
+        if is_near and state != "gone":
+            os.kill(member.process, STACK_SIGNAL)
+            os.kill(member.process, signal.SIGCONT)  # a stopped process takes the other signal only now
+            time.sleep(STACK_SECONDS)
 
 
 def _kernel_state(process: int) -> str:

@@ -27,6 +27,9 @@ def main() -> None:
     problems = Problems()
     shape = problems.of(read_shape, run.path(run.model.hf_config))
     problems.of(check_data, run)
+    model = run.parallel.model_parallel_size
+    if arguments.gpus < 1 or arguments.gpus % model:
+        problems.found.append(f"--gpus {arguments.gpus}: the run shares a model between {model}; give a multiple of that")
     problems.raise_if_any()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         proved = rehearse(run, Path(folder))

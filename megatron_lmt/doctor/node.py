@@ -19,6 +19,7 @@ import megatron_lmt
 from megatron_lmt.data.indexed import manifest_path
 from megatron_lmt.estimate import estimate
 from megatron_lmt.preflight import ReadyRun
+from megatron_lmt.runtime.retention import space_needed
 
 WRITTEN_BYTES = 128 << 20
 SLOW_CHECKPOINT_SECONDS = 600
@@ -77,7 +78,7 @@ def _hash_of(files: list[Path]) -> str:
 def _disk(ready: ReadyRun) -> list[Finding]:
     """Room for a checkpoint that the file system, quotas included, really grants, and how fast it is written."""
     folder = next(part for part in (ready.run.output_dir, *ready.run.output_dir.parents) if part.exists())
-    space = estimate(ready.run, ready.shape, 1).space
+    space = space_needed(ready.run, ready.shape)
     try:
         probe = os.open(folder, os.O_TMPFILE | os.O_WRONLY)  # has no name, so nothing can stay behind
     except OSError as error:
@@ -141,7 +142,7 @@ def _gpus(ready: ReadyRun, world_size: int) -> list[Finding]:
     if not torch.cuda.is_available():
         return [Finding("no GPU here: the run will train on the CPU")]
     findings = []
-    needed = sum(estimate(ready.run, ready.shape, world_size).memory_bytes.values())
+    needed = estimate(ready.run, ready.shape, world_size).memory.total
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         text = f"GPU {number}, {torch.cuda.get_device_name(number)}: {free / 1e9:,.1f} of {total / 1e9:,.1f} GB free"

@@ -21,7 +21,7 @@ def test_the_batch_script_outside_of_slurm_plays_the_life_of_the_run(tiny_run, m
     assert "after a kill -9" in proved and "digit for digit" in proved
     assert "the exported model generated text" in proved
     assert "parameters: 78,208" in estimated and "steps: 20; tokens: at most 10,240" in estimated
-    assert "processes: 16" in estimated and "GPU-hours: about" in estimated and "checkpoints: about" in estimated
+    assert "GPUs: 16" in estimated and "GPU-hours: about" in estimated and "checkpoints: about" in estimated
     assert not (tiny_run.parent / "run").exists()
     assert not [path for path in folder.iterdir() if path.name.startswith("rehearsal-")]
 

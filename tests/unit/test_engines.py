@@ -14,8 +14,9 @@ import pytest
 from megatron_lmt.data import engines
 from megatron_lmt.data.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard
 from megatron_lmt.data.indexed import bin_path, read_manifest
+from megatron_lmt.data.known_characters import is_assigned, is_normalised_otherwise
 from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.proof_texts import SPACES, is_assigned, proof_texts
+from megatron_lmt.data.proof_texts import SPACES, proof_texts
 from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.data.tokenising import WORD, count_words
 from megatron_lmt.data.tokenizer import load_tokenizer
@@ -93,7 +94,7 @@ def test_gigatoken_is_left_where_one_id_of_the_inputs_differs(recipe, tokenizer,
     open_right = engines.open_gigatoken
 
     def open_wrong(recipe):
-        encode = open_right(recipe)
+        encode, is_known = open_right(recipe)
 
         def encode_wrongly(texts):
             ids, lengths = encode(texts)
@@ -101,7 +102,7 @@ def test_gigatoken_is_left_where_one_id_of_the_inputs_differs(recipe, tokenizer,
             ids[-1] += 1
             return ids, lengths
 
-        return encode_wrongly
+        return encode_wrongly, is_known
 
     monkeypatch.setattr(engines, "open_gigatoken", open_wrong)
     assert choose_engine(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
@@ -122,9 +123,38 @@ def test_every_character_of_unicode_gives_the_same_ids(recipe, tokenizer):
     assert len(texts) > 20_000 and sum(not is_assigned(text[1]) for text in texts) > 5000
     assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
     assigned = [text for text in texts if is_assigned(text[1])]
-    ids, lengths = engines.open_gigatoken(recipe)(assigned)
+    ids, lengths = engines.open_gigatoken(recipe)[0](assigned)
     expected = standard(tokenizer, recipe.recognises_special)(assigned)
     assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
+
+
+@pytest.fixture
+def like_qwen(tmp_path, tiny_tokenizer):
+    """What Qwen3's tokenizer has beside: NFC, and added tokens that are not special."""
+    definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    token = {**definition["added_tokens"][0], "id": 512, "content": "<think>", "special": False}
+    definition |= {"normalizer": {"type": "NFC"}, "added_tokens": [*definition["added_tokens"], token]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    return tmp_path
+
+
+@needs_gigatoken
+@pytest.mark.parametrize("loss_keys", [(), ("text",)])
+def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
+    """Marks newer than the tables of Hugging Face's NFC are where the libraries differ: gigatoken does not get them."""
+    recipe = Recipe("HuggingFaceTokenizer", like_qwen, loss_keys=loss_keys)
+    tokenizer = load_tokenizer("HuggingFaceTokenizer", like_qwen)
+    letters = [chr(code) for code in range(0x20000) if not 0xD800 <= code < 0xE000]
+    marked = [letter for letter in letters if unicodedata.combining(letter) or unicodedata.decomposition(letter)]
+    others = [letter for letter in marked if is_normalised_otherwise(letter)]
+    assert len(marked) > 10_000 and "\u0eba" in others and len(others) < 200
+    texts = [f"a{letter}\u0301{letter}\u0316 e\u0323{letter}\u0307 <think>{letter}\u05b0" for letter in marked]
+    assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
+    known = [text for text in texts if text[1] not in others and is_assigned(text[1])]
+    ids, lengths = engines.open_gigatoken(recipe)[0](known)
+    expected = standard(tokenizer, recipe.recognises_special)(known)
+    assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
+    assert choose_engine(AUTO, recipe, tokenizer, texts) == GIGATOKEN
 
 
 @needs_gigatoken
@@ -134,6 +164,16 @@ def test_gigatoken_is_left_where_it_cannot_open_the_tokenizer(tmp_path, tiny_tok
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
     tokenizer = load_tokenizer("HuggingFaceTokenizer", tmp_path)
     assert choose_engine(AUTO, Recipe("HuggingFaceTokenizer", tmp_path), tokenizer, []) == STANDARD
+
+
+@needs_gigatoken
+def test_gigatoken_is_left_where_text_is_normalised_otherwise(tmp_path, tiny_tokenizer):
+    definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"normalizer": {"type": "NFKC"}}))
+    recipe, tokenizer = Recipe("HuggingFaceTokenizer", tmp_path), load_tokenizer("HuggingFaceTokenizer", tmp_path)
+    with pytest.raises(ConfigError, match="cannot be used with .* its normalizer is .*NFKC"):
+        choose_engine(GIGATOKEN, recipe, tokenizer, [])
+    assert choose_engine(AUTO, recipe, tokenizer, []) == STANDARD
 
 
 def test_without_gigatoken_the_own_library_is_used(recipe, tokenizer, monkeypatch):

@@ -382,3 +382,22 @@ def test_an_input_that_vanishes_is_an_error(tmp_path, recipe, monkeypatch):
     with pytest.raises(DataError, match=r"out/x_text_document: stopped: .*1\.jsonl"):
         preprocess(recipe, {tmp_path / "out/x": sources})
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_command_imports_nothing_that_is_slow(tmp_path, command):
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
+    start = [
+        sys.executable,
+        "-X",
+        "importtime",
+        *command[1:],
+        "--input",
+        str(source),
+        "--output-prefix",
+        str(tmp_path / "x"),
+    ]
+    result = subprocess.run(start, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert "megatron_lmt.data.preprocess" in imported
+    assert not imported & {"torch", "transformers", "datasets", "pyarrow", "pandas", "pydantic", "megatron.core"}

@@ -1,0 +1,72 @@
+"""The characters that Hugging Face's library and a newer one treat alike: those that both know.
+
+The libraries' Unicode tables are of different age. What is not assigned in Python's tables may be a letter to one of them
+and none to the other. Hugging Face's NFC is older still: it neither reorders nor composes what came after Unicode 9.
+(What is assigned never changes its normalisation.)
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+
+import numpy as np
+
+CODE_POINTS = 0x110000
+NEW_COMPOSITES = range(0x11000, 0x17000)
+"""Where all characters that are composed of others have been added since Unicode 9."""
+
+MARKS = "\u0301\u0316\u0345\u05b0\u093c\u094d\u0327"
+"""Of different combining classes: a mark changes places with some of them."""
+
+
+def is_assigned(letter: str) -> bool:
+    """Whether Unicode, as this Python knows it, has such a character."""
+    return unicodedata.category(letter) != "Cn"
+
+
+class KnownCharacters:
+    """Whether the libraries treat all characters of some texts alike; each is looked up once, a megabyte takes some ms.
+
+    Args:
+        nfc: the tokenizer normalises text to NFC.
+    """
+
+    def __init__(self, nfc: bool):
+        self._nfc = nfc
+        self._known = np.zeros(CODE_POINTS, bool)
+
+    def __call__(self, texts: list[str]) -> bool:
+        seen = np.zeros(CODE_POINTS, bool)
+        seen[np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)] = True
+        new = [int(code) for code in np.flatnonzero(seen & ~self._known)]
+        self._known[new] = known = [self._is_known(chr(code)) for code in new]
+        return all(known)
+
+    def _is_known(self, letter: str) -> bool:
+        return is_assigned(letter) and not (self._nfc and is_normalised_otherwise(letter))
+
+
+def is_normalised_otherwise(letter: str) -> bool:
+    """Whether Hugging Face's NFC makes something else of it, beside some other character, than Python's."""
+    if not unicodedata.combining(letter) and not _parts(letter):
+        return letter in _composed_otherwise()
+    return _differs("".join(f"a{letter}{mark}{letter}{mark}" for mark in MARKS)) or letter in _composed_otherwise()
+
+
+def _parts(letter: str) -> str:
+    """What a character is composed of, or "" (what it is only compatible with does not count)."""
+    parts = unicodedata.decomposition(letter)
+    return "" if parts.startswith("<") else "".join(chr(int(code, 16)) for code in parts.split())
+
+
+@cache
+def _composed_otherwise() -> frozenset[str]:
+    composites = [chr(code) for code in NEW_COMPOSITES if _parts(chr(code))]
+    return frozenset("".join(letter + _parts(letter) for letter in composites if _differs(_parts(letter))))
+
+
+def _differs(text: str) -> bool:
+    from tokenizers.normalizers import NFC
+
+    return NFC().normalize_str(text) != unicodedata.normalize("NFC", text)

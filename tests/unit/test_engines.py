@@ -147,7 +147,7 @@ def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
     letters = [chr(code) for code in range(0x20000) if not 0xD800 <= code < 0xE000]
     marked = [letter for letter in letters if unicodedata.combining(letter) or unicodedata.decomposition(letter)]
     others = [letter for letter in marked if is_normalised_otherwise(letter)]
-    assert len(marked) > 10_000 and "\u0eba" in others and len(others) < 200
+    assert len(marked) > 5_000 and "\u0eba" in others and len(others) < 200
     texts = [f"a{letter}\u0301{letter}\u0316 e\u0323{letter}\u0307 <think>{letter}\u05b0" for letter in marked]
     assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
     known = [text for text in texts if text[1] not in others and is_assigned(text[1])]
@@ -171,7 +171,7 @@ def test_gigatoken_is_left_where_text_is_normalised_otherwise(tmp_path, tiny_tok
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"normalizer": {"type": "NFKC"}}))
     recipe, tokenizer = Recipe("HuggingFaceTokenizer", tmp_path), load_tokenizer("HuggingFaceTokenizer", tmp_path)
-    with pytest.raises(ConfigError, match="cannot be used with .* its normalizer is .*NFKC"):
+    with pytest.raises(ConfigError, match="cannot be used with .* .its normalizer is .*NFKC"):
         choose_engine(GIGATOKEN, recipe, tokenizer, [])
     assert choose_engine(AUTO, recipe, tokenizer, []) == STANDARD
 

@@ -85,10 +85,16 @@ class CheckpointSaver:
         self._writing: _Writing | None = None
         self._unreported_stall = 0.0
 
-    def start(
-        self, folder: Path, model: GPTModel, optimizer: MegatronOptimizer | None, run_state: dict, hf_files: Path
-    ) -> None:
-        """Begin to write a checkpoint; `finish` commits it. The arguments are those of `save_checkpoint`."""
+    def start(self, folder: Path, model: GPTModel, optimizer: MegatronOptimizer, run_state: dict, hf_files: Path) -> None:
+        """Begin to write a checkpoint; `finish` commits it.
+
+        Args:
+            folder: where; what is there already is replaced.
+            run_state: JSON-ready: `iteration`, `identity` with the model's `shape`, `dtype`.
+            hf_files: folder with config.json and the tokenizer, copied along.
+        Raises:
+            CheckpointError: it could not be written.
+        """
         assert self._writing is None, f"{folder} was started before {self._writing.folder} was finished"
         began = time.perf_counter()
         self._writing = _Writing(folder, run_state, hf_files, self._check_may_commit)
@@ -133,24 +139,6 @@ class CheckpointSaver:
             raise self._writing.failed(reasons(error)) from None
 
 
-def save_checkpoint(
-    folder: Path, model: GPTModel, optimizer: MegatronOptimizer | None, run_state: dict, hf_files: Path
-) -> None:
-    """Write a checkpoint and commit it. All processes call it together.
-
-    Args:
-        folder: where; what is there already is replaced.
-        optimizer: None writes a model-only checkpoint.
-        run_state: JSON-ready: `iteration`, `identity` with the model's `shape`, `dtype`.
-        hf_files: folder with config.json and the tokenizer, copied along.
-    Raises:
-        CheckpointError: it could not be written.
-    """
-    saver = CheckpointSaver(in_background=False, check_may_commit=lambda: None)
-    saver.start(folder, model, optimizer, run_state, hf_files)
-    saver.finish(wait=True)
-
-
 class _Writing:
     """One checkpoint on its way to disk."""
 
@@ -163,7 +151,7 @@ class _Writing:
         self.unfinished = folder.with_name(name[0])
         self._hashes: Connection | None = None
 
-    def prepare(self, model: GPTModel, optimizer: MegatronOptimizer | None) -> AsyncRequest:
+    def prepare(self, model: GPTModel, optimizer: MegatronOptimizer) -> AsyncRequest:
         """Plan the writing and copy to the CPU what is not there."""
         if dist.get_rank() == 0:
             self.unfinished.mkdir(parents=True)

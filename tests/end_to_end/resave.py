@@ -16,12 +16,13 @@ device = open_device()
 from megatron_lmt.loop import _build_trainee  # noqa: E402
 from megatron_lmt.runtime import parallel  # noqa: E402
 from megatron_lmt.runtime.checkpoint import load_checkpoint  # noqa: E402
-from megatron_lmt.runtime.checkpoint_saver import prepare_saving, save_checkpoint  # noqa: E402
+from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, prepare_saving  # noqa: E402
 
 prepare_saving()
 parallel.open_process_groups(ready.run.parallel, device, ready.run.seed)
 trainee = _build_trainee(ready, device)
 load_checkpoint(ready.resume_from, trainee.bare_model, trainee.optimizer)
 state = read_run_state(ready.resume_from)
-save_checkpoint(Path(target), trainee.bare_model, trainee.optimizer, state, ready.run.output_dir / HF_FOLDER)
+saver = CheckpointSaver(in_background=False, check_may_commit=lambda: None)
+saver.start(Path(target), trainee.bare_model, trainee.optimizer, state, ready.run.output_dir / HF_FOLDER)
 parallel.close_process_groups()

@@ -40,8 +40,8 @@ class SpaceNeeded:
 
     def __str__(self) -> str:
         return (
-            f"checkpoints: about {_gigabytes(self.checkpoint_bytes)} each, up to {self.most_at_a_time:,} at a time; "
-            f"{_gigabytes(self.to_come_bytes)} to come, {_gigabytes(self.free_bytes)} free"
+            f"checkpoints: about {_size(self.checkpoint_bytes)} each, up to {self.most_at_a_time:,} at a time; "
+            f"{_size(self.to_come_bytes)} to come, {_size(self.free_bytes)} free"
         )
 
 
@@ -85,5 +85,5 @@ def check_free_disk(run: RunConfig, shape: ModelShape) -> None:
         )
 
 
-def _gigabytes(number: int) -> str:
-    return f"{number / 1e9:,.1f} GB"
+def _size(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"

@@ -173,7 +173,7 @@ def test_the_newest_and_the_retained_checkpoints_are_kept_and_of_the_estimated_s
     folders = sorted((kept / "checkpoints").iterdir())
     assert [path.name for path in folders] == ["iter_0000003", "iter_0000006", "iter_0000007"]
     space = space_needed(load_run(folder / "run.toml", [*overrides]), read_shape(wide))
-    assert f"checkpoints: about {space.checkpoint_bytes / 1e9:.1f} GB each, up to 5 at a time; " in output
+    assert f"checkpoints: about {space.checkpoint_bytes / 1e6:.1f} MB each, up to 5 at a time; " in output
     size = sum(file.stat().st_size for file in folders[-1].rglob("*.distcp"))
     assert size == pytest.approx(space.checkpoint_bytes, rel=0.03)
 
@@ -181,5 +181,5 @@ def test_the_newest_and_the_retained_checkpoints_are_kept_and_of_the_estimated_s
 def test_a_run_whose_checkpoints_do_not_fit_does_not_start(folder):
     endless = (f"output_dir={folder}/endless", "train.train_iters=1_000_000_000_000", "checkpoint.save_interval=1")
     output = run(training_command(folder / "run.toml", 1, *endless), code=2)
-    assert "the disk is too small; checkpoints: about 0.0 GB each, up to 1,000,000,000,000 at a time; " in output
+    assert "the disk is too small; checkpoints: about 1.3 MB each, up to 1,000,000,000,000 at a time; " in output
     assert not (folder / "endless").exists()

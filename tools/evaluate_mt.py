@@ -29,7 +29,9 @@ def main() -> None:
         made_by |= {name: value for name, value in options.items() if name != "batch_size"}
         opened = (arguments.model, arguments.engine, arguments.dtype)
         translate = model_translator(*opened, options, arguments.output_dir, evaluation.directions)
-        methods = {direction: method_of(direction, options) for direction in evaluation.directions}
+        methods = {
+            direction: method_of(direction, options, evaluation.test_set.files) for direction in evaluation.directions
+        }
         extra = {method.third_language(*direction.split("-")) for direction, method in methods.items()} - {None}
         plain = [direction for direction, method in methods.items() if method.prompt != arguments.prompt]
     else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from megatron_lmt.data.prompts import TEMPLATES
+from megatron_lmt.errors import Problems
 from megatron_lmt.eval.generate import ENGINES
 from megatron_lmt.eval.translate import PROMPTS
+from megatron_lmt.languages import check_languages
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +30,17 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def decoding_problems(arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with numbers among them."""
-    return [
+    """What is wrong with them, whatever is translated."""
+    problems = Problems()
+    if arguments.through:
+        problems.of(check_languages, [arguments.through])
+        if arguments.prompt == "stp":
+            problems.found.append(f"--through {arguments.through} is for --prompt pmp-self, pmp-oracle or pivot")
+    if arguments.prompt.startswith("pmp") and TEMPLATES[arguments.template].pmp is None:
+        problems.found.append(
+            f"--template {arguments.template} has no wording with an auxiliary sentence: take another, or stp"
+        )
+    return problems.found + [
         f"--{name.replace('_', '-')} {getattr(arguments, name)}: must be at least 1"
         for name in ("num_beams", "max_new_tokens", "batch_size")
         if getattr(arguments, name) < 1

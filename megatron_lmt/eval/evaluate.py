@@ -8,7 +8,7 @@ stay, and so do scored chunks of COMET. Directions may be added.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -58,7 +58,7 @@ def model_translator(
 ) -> Translate:
     """Translations by an exported model, kept in the output folder.
 
-    Directions without an auxiliary language, and those of which the pivot is a part, are translated plainly.
+    Directions for which `method_of` finds no other way are translated plainly.
 
     Args:
         options: keyword arguments of `Translator.translate`.
@@ -74,7 +74,7 @@ def model_translator(
             if not translator:
                 translator.append(Translator(model, engine, dtype))
                 _check_lengths(translator[0], directions, texts, options)
-            method = method_of(direction, options)
+            method = method_of(direction, options, texts.keys())
             asked = {**options, "prompt": method.prompt, "through": method.through}
             if method.prompt == "pmp-oracle":
                 asked["auxiliaries"] = texts[method.third_language(source, target)]
@@ -95,14 +95,19 @@ def _check_lengths(translator: Translator, directions: list[str], texts: dict[st
     problems.raise_if_any()
 
 
-def method_of(direction: str, options: dict[str, Any]) -> Method:
-    """How a direction is translated: as asked, or plainly where that does not exist for it."""
+def method_of(direction: str, options: dict[str, Any], known: Collection[str]) -> Method:
+    """How a direction is translated: as asked, or plainly where it has no third language.
+
+    Args:
+        known: languages of which there are texts, for pmp-oracle.
+    """
     method = Method(options["prompt"], options["template"], options["through"])
+    plain = Method("stp", method.template)
     try:
-        method.third_language(*direction.split("-"))
+        third = method.third_language(*direction.split("-"))
     except ConfigError:
-        return Method("stp", method.template)
-    return method
+        return plain
+    return plain if method.prompt == "pmp-oracle" and third not in known else method
 
 
 def folder_translator(folder: Path) -> Translate:

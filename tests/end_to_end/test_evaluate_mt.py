@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from megatron_lmt.eval.evaluate import method_of
 from megatron_lmt.languages import directions
 from tests.end_to_end.processes import tool
 
@@ -91,12 +92,24 @@ def test_references_as_translations_are_perfect_and_sources_are_copies(tmp_path,
         assert record["bleu"] < 30
 
 
+def test_directions_without_a_third_language_are_translated_plainly():
+    options = {"prompt": "pmp-oracle", "template": "release", "through": None}
+
+    def way(direction, known, **changes):
+        return method_of(direction, {**options, **changes}, known).prompt
+
+    assert way("en-ky", {"en", "ky", "ru"}) == "pmp-oracle"
+    assert way("en-ky", {"en", "ky"}) == way("en-mvf", {"en", "mvf", "zh"}) == "stp"
+    assert way("en-ky", {"en", "ky"}, prompt="pmp-self") == "pmp-self"
+    assert [way(direction, {}, prompt="pivot") for direction in ("zh-ky", "en-ky")] == ["pivot", "stp"]
+
+
 def test_all_problems_are_told_before_any_work(tmp_path, test_set):
     output = tool(
         "evaluate_mt.py",
         *("--model", tmp_path, "--test-set", test_set, "--directions", "en-xx", "en-ky", "--output-dir", tmp_path / "out"),
         *("--comet-checkpoint", tmp_path, "--spbleu-model", test_set / "en.txt", "--compare", tmp_path / "none"),
-        *("--num-beams", 0, "--max-sentences", 0),
+        *("--num-beams", 0, "--max-sentences", 0, "--through", "yy", "--prompt", "pmp-self", "--template", "alpaca"),
         code=2,
     )
     for problem in (
@@ -108,5 +121,7 @@ def test_all_problems_are_told_before_any_work(tmp_path, test_set):
         "none: No such",
         "at least 1",
     ):
+        assert problem in output
+    for problem in ("unknown language code 'yy'", "--template alpaca has no wording"):
         assert problem in output
     assert not (tmp_path / "out").exists()

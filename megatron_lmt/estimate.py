@@ -52,7 +52,7 @@ def estimate(run: RunConfig, shape: ModelShape, world_size: int) -> Estimate:
         shape.num_parameters,
         world_size,
         world_size // run.parallel.model_parallel_size,
-        estimate_memory(shape, run.parallel, run.train.micro_batch_size, run.data.seq_length, world_size),
+        estimate_memory(run, shape, world_size),
         run.train_iters,
         tokens,
         flops / (ASSUMED_TFLOPS_PER_GPU * 1e12) / 3600,

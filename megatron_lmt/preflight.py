@@ -365,8 +365,7 @@ def describe(ready: ReadyRun) -> list[str]:
         f"vocabulary {shape.vocab_size:,}; start from: {start}",
         f"training: {run.train_iters:,} iterations of {run.train.global_batch_size} samples of {run.data.seq_length} "
         f"positions; at most {samples * run.data.seq_length:,} tokens; warm-up {run.lr_warmup_iters} iterations",
-        f"memory of each of {ready.world_size} GPUs in bf16, estimated: "
-        + str(estimate_memory(shape, run.parallel, run.train.micro_batch_size, run.data.seq_length, ready.world_size)),
+        f"memory of each of {ready.world_size} GPUs, estimated: {estimate_memory(run, shape, ready.world_size)}",
         f"output: {run.output_dir}; {space_needed(run, shape)}",
         "",
         *plan_table(ready.plan, ready.readers, samples),

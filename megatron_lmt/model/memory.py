@@ -1,17 +1,18 @@
 """How much of a GPU's memory a run takes: an estimate before anything starts, from sizes alone.
 
-Counted is training in bf16 with Transformer Engine: bf16 parameters, fp32 gradients, fp32 parameters and Adam's two moments
-divided over the data-parallel ranks, what the layers keep for the backward pass (after Korthikanti et al. 2022, with gated
-MLP, grouped queries and flash attention), one copy of the logits and its gradient, and a fixed part for the CUDA context,
-NCCL's buffers and what the allocator wastes. FP8 is counted as bf16: its copies of the weights cost about what its smaller
-activations save. Nobody has compared it with a GPU yet; take 10 % as its error.
+Counted is training with Transformer Engine in bf16, or in fp32 where the run file says so: parameters, fp32 gradients, fp32
+parameters (of bf16 ones) and Adam's two moments divided over the data-parallel ranks, what the layers keep for the backward
+pass (after Korthikanti et al. 2022, with gated MLP, grouped queries and flash attention), one copy of the logits and its
+gradient, and a fixed part for the CUDA context, NCCL's buffers and what the allocator wastes. FP8 is counted as bf16: its
+copies of the weights cost about what its smaller activations save. Nobody has compared it with a GPU yet; take 10 % as its
+error.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_lmt.config import ParallelSection
+from megatron_lmt.config import ParallelSection, RunConfig
 from megatron_lmt.model.shape import ModelShape
 
 GB = 1e9
@@ -39,40 +40,29 @@ class MemoryEstimate:
         return f"{self.total / GB:.0f} GB ({listed}, fixed {self.fixed / GB:.0f})"
 
 
-def estimate_memory(
-    shape: ModelShape, parallel: ParallelSection, micro_batch_size: int, seq_length: int, world_size: int
-) -> MemoryEstimate:
-    """The memory of the fullest rank: that of the first pipeline stage, with the most activations, or of the last."""
-    pipeline = parallel.pipeline_model_parallel_size
-    stages = [_stage(shape, parallel, micro_batch_size * seq_length, world_size, stage) for stage in {0, pipeline - 1}]
-    return max(stages, key=lambda estimate: estimate.total)
+def estimate_memory(run: RunConfig, shape: ModelShape, world_size: int) -> MemoryEstimate:
+    """The memory of the fullest rank: one of the first pipeline stage, with the most activations, or of the last."""
+    stages = {0, run.parallel.pipeline_model_parallel_size - 1}
+    return max((_stage(run, shape, world_size, stage) for stage in stages), key=lambda estimate: estimate.total)
 
 
-def _stage(shape: ModelShape, parallel: ParallelSection, tokens: int, world_size: int, stage: int) -> MemoryEstimate:
-    """
-    Args:
-        tokens: of one micro batch, before context parallelism divides them.
-    """
-    tensor, pipeline, context = (
-        parallel.tensor_model_parallel_size,
-        parallel.pipeline_model_parallel_size,
-        parallel.context_parallel_size,
-    )
-    is_first, is_last = stage == 0, stage == pipeline - 1
-    layers = layers_of_stage(shape.num_hidden_layers, parallel, stage)
+def _stage(run: RunConfig, shape: ModelShape, world_size: int, stage: int) -> MemoryEstimate:
+    parallel = run.parallel
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    element, optimizer = (4, 8) if run.train.bf16 is False else (2, 12)
     parameters = stage_parameters(shape, parallel, stage)
-    tokens /= context
+    tokens = run.train.micro_batch_size * run.data.seq_length / parallel.context_parallel_size
     # of micro batches whose backward pass is still to come the first stage has the most
     in_flight = pipeline - stage
-    if parallel.virtual_pipeline_model_parallel_size and is_first:
+    if parallel.virtual_pipeline_model_parallel_size and stage == 0:
         in_flight *= 1 + (pipeline - 1) / (pipeline * parallel.virtual_pipeline_model_parallel_size)
-    kept = _kept_by_layers(shape, parallel, layers) * tokens * in_flight
+    kept = _kept_by_layers(shape, parallel, layers_of_stage(shape.num_hidden_layers, parallel, stage)) * in_flight
     return MemoryEstimate(
-        parameters=2 * parameters,
+        parameters=element * parameters,
         gradients=4 * parameters,
-        optimizer=12 * parameters / (world_size // (tensor * pipeline)),
-        activations=kept + (2 * shape.hidden_size * tokens if is_first else 0),
-        logits=4 * tokens * shape.vocab_size / tensor if is_last else 0,
+        optimizer=optimizer * parameters / (world_size // (tensor * pipeline)),
+        activations=element * tokens * (kept + (shape.hidden_size if stage == 0 else 0)),
+        logits=2 * element * tokens * shape.vocab_size / tensor if stage == pipeline - 1 else 0,
     )
 
 
@@ -103,16 +93,16 @@ def stage_parameters(shape: ModelShape, parallel: ParallelSection, stage: int) -
 
 
 def _kept_by_layers(shape: ModelShape, parallel: ParallelSection, layers: int) -> float:
-    """Bytes for each token that the layers of a rank keep for the backward pass."""
+    """Elements for each token that the layers of a rank keep for the backward pass."""
     tensor = parallel.tensor_model_parallel_size
-    between = 2 * shape.hidden_size / (tensor if parallel.sequence_parallel else 1)  # one tensor between layers, bf16
+    between = shape.hidden_size / (tensor if parallel.sequence_parallel else 1)  # one tensor between layers
     query, key = shape.num_attention_heads * shape.head_dim / tensor, shape.num_key_value_heads * shape.head_dim / tensor
     norms = 2 * between  # inputs of both norms
     normed = 2 * between  # inputs of the two matrices behind them
-    attention = 2 * (query + 2 * key) + 2 * query  # query, key, value after the rotary embedding, and the result
+    attention = query + 2 * key + query  # query, key, value after the rotary embedding, and the result
     if shape.has_qk_norm:
-        attention += 2 * (query + key)  # inputs of the norms on queries and keys
-    mlp = 2 * 3 * shape.intermediate_size / tensor  # gate, up, and their product
+        attention += query + key  # inputs of the norms on queries and keys
+    mlp = 3 * shape.intermediate_size / tensor  # gate, up, and their product
     modules = parallel.recompute_modules or []
     whole = norms + normed + attention + mlp
     less = (mlp if "mlp" in modules else 0) + (normed if "layernorm" in modules else 0)

@@ -9,6 +9,7 @@ from megatron_lmt.config import ParallelSection, load_run
 from megatron_lmt.model.memory import FIXED_BYTES, estimate_memory, stage_parameters
 from megatron_lmt.model.shape import check_parallel, read_shape
 from tests.conftest import REPOSITORY
+from tests.unit.test_config import RUN, load
 
 COMMON = {
     "model_type": "qwen3",
@@ -50,11 +51,18 @@ def test_stages_hold_the_whole_model_and_a_tied_matrix_twice(shape):
     assert stages == shape.num_parameters + copied
 
 
-def test_weights_gradients_and_optimizer_of_one_gpu_are_18_bytes_a_parameter(shape):
-    one = estimate_memory(shape, ParallelSection(), 1, 2048, 1)
+def estimate(tmp_path, shape, world_size=8, **parallel):
+    run = load(tmp_path, RUN, "train.micro_batch_size=2")
+    return estimate_memory(run.model_copy(update={"parallel": ParallelSection(**parallel)}), shape, world_size)
+
+
+def test_weights_gradients_and_optimizer_of_one_gpu_are_18_bytes_a_parameter(tmp_path, shape):
+    one, many = estimate(tmp_path, shape, 1), estimate(tmp_path, shape, 64)
     assert one.parameters + one.gradients + one.optimizer == 18 * shape.num_parameters
-    many = estimate_memory(shape, ParallelSection(), 1, 2048, 64)
     assert many.optimizer == one.optimizer / 64 and many.gradients == one.gradients
+    fp32 = estimate_memory(load(tmp_path, RUN, "train.bf16=false", "train.micro_batch_size=2"), shape, 1)
+    assert fp32.parameters + fp32.gradients + fp32.optimizer == 16 * shape.num_parameters
+    assert (fp32.activations, fp32.logits) == (2 * one.activations, 2 * one.logits)
 
 
 def test_activations_by_hand(tmp_path):
@@ -62,17 +70,17 @@ def test_activations_by_hand(tmp_path):
     shape = read_shape(tmp_path)
     # of a token in each layer, in elements: norm inputs and outputs, q k v and result, inputs of the q and k norm, MLP
     layer = 4 * 4096 + (4096 + 2 * 1024 + 4096) + (4096 + 1024) + 3 * 12288
-    found = estimate_memory(shape, ParallelSection(), 2, 2048, 8)
+    found = estimate(tmp_path, shape)
     assert found.activations == 2 * 4096 * (36 * layer + 4096) and found.logits == 4 * 4096 * 151936
     assert found.fixed == FIXED_BYTES
-    divided = ParallelSection(tensor_model_parallel_size=2, sequence_parallel=True)
-    assert estimate_memory(shape, divided, 2, 2048, 8).activations == pytest.approx(found.activations / 2, rel=0.02)
-    full = ParallelSection(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
-    assert estimate_memory(shape, full, 2, 2048, 8).activations == 2 * 4096 * (36 * 4096 + layer + 4096)
-    context = ParallelSection(context_parallel_size=2)
-    assert estimate_memory(shape, context, 2, 2048, 8).activations == found.activations / 2
-    llama = replace(shape, model_type="llama")
-    assert estimate_memory(llama, ParallelSection(), 2, 2048, 8).activations < found.activations
+    divided = estimate(tmp_path, shape, tensor_model_parallel_size=2, sequence_parallel=True)
+    assert divided.activations == pytest.approx(found.activations / 2, rel=0.02)
+    uniform = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    assert estimate(tmp_path, shape, **uniform).activations == 2 * 4096 * (36 * 4096 + layer + 4096)
+    assert estimate(tmp_path, shape, context_parallel_size=2).activations == found.activations / 2
+    # the first of four stages keeps a quarter of the layers for four micro batches
+    assert estimate(tmp_path, shape, pipeline_model_parallel_size=4).activations == found.activations
+    assert estimate(tmp_path, replace(shape, model_type="llama")).activations < found.activations
 
 
 @pytest.mark.parametrize("gpus", [8, 64])
@@ -87,7 +95,7 @@ def test_released_run_files_are_lmts_recipe_and_fit(shape, size, gpus):
     assert check_parallel(shape, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size) == []
     ranks = gpus // parallel.model_parallel_size
     assert gpus % parallel.model_parallel_size == 0 and 1536 % (ranks * train.micro_batch_size) == 0
-    estimate = estimate_memory(shape, parallel, train.micro_batch_size, 2048, gpus)
+    estimate = estimate_memory(run, shape, gpus)
     assert estimate.total < 80e9
     text = (REPOSITORY / f"examples/lmt60/qwen3_{size.lower()}_cpt_{gpus}xh100.toml").read_text()
     assert f"# {estimate.total / 1e9:.0f} GB of each GPU's 80" in text and f"on {gpus} H100s" in text

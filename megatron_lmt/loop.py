@@ -227,6 +227,7 @@ class _Loop:
             "consumed_samples": sum(sum(cursor["drawn_in_phases"]) for cursor in consumed),
             "consumed_tokens": sum(cursor["consumed_tokens"] for cursor in consumed),
             "lm_loss": losses.mean if math.isfinite(losses.mean) else None,
+            "target_loss": losses.target_mean,
             "grad_norm": grad_norm if math.isfinite(grad_norm or 0) else None,
             "learning_rate": learning_rate,
             "skipped_iterations": self.faults.skipped,

@@ -8,6 +8,8 @@ Both give the parameters the same checkpoint keys.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_layer_specs import (
@@ -76,7 +78,8 @@ def transformer_config(
         cross_entropy_fusion_impl="te" if device.is_gpu else "native",
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        # apex's kernel adds to the fp32 gradients where it computes them; apex is optional, built from source
+        gradient_accumulation_fusion=device.is_gpu and find_spec("fused_weight_gradient_mlp_cuda") is not None,
         # gloo sends from memory that would be given back too early where sends overlap
         deallocate_pipeline_outputs=device.is_gpu or parallel.virtual_pipeline_model_parallel_size is None,
     )

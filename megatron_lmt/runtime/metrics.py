@@ -39,6 +39,11 @@ class SampleLosses:
         return float(self.sums.sum() / self.counts.sum())
 
     @property
+    def target_mean(self) -> float | None:
+        """Loss per target token of pairs; None where there is none, or it is not finite."""
+        return _ratio(float(self.sums[:, 1].sum()), float(self.counts[:, 1].sum()))
+
+    @property
     def per_sample(self) -> np.ndarray:
         """float64 [samples]: loss per predicted token of each; 0 where there is none."""
         return self.sums.sum(axis=1) / np.maximum(self.counts.sum(axis=1), 1)
@@ -162,6 +167,7 @@ def console_line(metrics: dict, train_iters: int, seconds_left: float) -> str:
         *([] if mfu is None else [f"MFU: {mfu:.1%}"]),
         f"learning rate: {metrics['learning_rate']:.3E}",
         f"lm loss: {_shown(loss)}",
+        *([] if metrics["target_loss"] is None else [f"target loss: {_shown(metrics['target_loss'])}"]),
         *(f"{name}: {_shown(metrics[name])}" for name in groups if len(groups) > 1),
         f"grad norm: {metrics['grad_norm'] if metrics['grad_norm'] is None else format(metrics['grad_norm'], '.3f')}",
         *([f"skipped iterations: {metrics['skipped_iterations']}"] if metrics["skipped_iterations"] else []),

@@ -57,7 +57,7 @@ def test_curves_agree(one_process, layout):
     assert len(found) == 20 and found[-1] < 0.95 * found[0]
     assert found == pytest.approx(reference, rel=1e-4)
     assert curve(folder / layout, "grad_norm") == pytest.approx(curve(folder / "run", "grad_norm"), rel=1e-3)
-    for name in ("loss/mono", "loss/parallel", "target_loss/parallel"):
+    for name in ("target_loss", "loss/mono", "loss/parallel", "target_loss/parallel"):
         assert curve(folder / layout, name) == pytest.approx(curve(folder / "run", name), rel=1e-4)
     for mine, theirs in zip(metrics(folder / layout)[9::10], metrics(folder / "run")[9::10], strict=True):
         sources = [name for name in theirs if name.count("/") == 2]

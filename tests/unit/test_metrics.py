@@ -15,6 +15,7 @@ STEP = {
     "consumed_samples": 24,
     "consumed_tokens": 1500,
     "lm_loss": 2.5,
+    "target_loss": 2.25,
     "grad_norm": 0.5,
     "learning_rate": 1e-5,
     "skipped_iterations": 0,
@@ -31,7 +32,7 @@ STEP = {
 def test_losses_are_means_over_tokens_not_over_samples():
     sums, counts = np.array([[6.0, 0.0], [1.0, 2.0], [8.0, 4.0]]), np.array([[2.0, 0.0], [1.0, 1.0], [3.0, 4.0]])
     losses = SampleLosses(sums, counts)
-    assert losses.mean == 21 / 11 and losses.per_sample.tolist() == [3.0, 1.5, 12 / 7]
+    assert losses.mean == 21 / 11 and losses.target_mean == 6 / 5 and losses.per_sample.tolist() == [3.0, 1.5, 12 / 7]
     found = mean_losses(losses, ["mono", "en", "en"])
     assert found == {"loss/mono": 3.0, "loss/en": 15 / 9, "target_loss/en": 6 / 5}
     padded = SampleLosses(np.vstack([sums, [[0, 0]]]), np.vstack([counts, [[0, 0]]]))
@@ -42,7 +43,15 @@ def test_losses_are_means_over_tokens_not_over_samples():
 
 def test_the_console_line_has_what_a_person_looks_for():
     line = console_line(STEP, 100, 3661)
-    for part in ("iteration   3/100", "lm loss: 2.5", "loss/mono: 3.0", "loss/en: 2.0", "tokens/s/GPU: 1,000", "MFU: 45.0%"):
+    for part in (
+        "iteration   3/100",
+        "lm loss: 2.5",
+        "target loss: 2.25",
+        "loss/mono: 3.0",
+        "loss/en: 2.0",
+        "tokens/s/GPU: 1,000",
+        "MFU: 45.0%",
+    ):
         assert part in line
     for part in ("TFLOP/s/GPU): 445", "grad norm: 0.500", "learning rate: 1.000E-05", "left: 1:01:01"):
         assert part in line

@@ -102,7 +102,7 @@ def _ours(folder: Path, seq_length: int) -> Callable[[torch.Tensor, torch.Tensor
             max_seqlen=length,
             num_samples=documents,
         )
-        losses, _ = trainee.compute_gradients([batch], 0.0)
+        losses, _ = trainee.compute_gradients([batch], ())
         trainee.apply_gradients()
         trainee.scheduler.step(increment=1)
         return losses.mean

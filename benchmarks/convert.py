@@ -115,7 +115,7 @@ def _round(folder: Path, workers: int) -> dict[str, dict]:
         ("hf → mcore", "hf", "mcore", ("--loader", "hf", "--saver", "mcore")),
         ("mcore → hf", "mcore", "back", ("--loader", "mcore", "--saver", "hf")),
     ):
-        _forget(folder / source)
+        forget_cached(folder / source)
         if command:
             paths = ("--load-dir", folder / source, "--save-dir", folder / target, "--workers", workers)
             measured[name] = _measure([sys.executable, TOOL, *command, *paths])
@@ -150,7 +150,7 @@ def _measure(command: list) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu, "peak_mb": usage.ru_maxrss / 1024}
 
 
-def _forget(folder: Path) -> None:
+def forget_cached(folder: Path) -> None:
     """Put files out of the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():

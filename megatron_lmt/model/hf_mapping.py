@@ -156,5 +156,7 @@ def _vocabulary_rows(name: str, source: TensorSource, rank: int, size: int) -> t
     vocab_size, hidden_size = source.shape(name)
     start, stop = _split(-(-vocab_size // size) * size, rank, size)
     rows = source.rows(name, min(start, vocab_size), min(stop, vocab_size))
+    if len(rows) == stop - start:
+        return rows
     padding = torch.zeros(stop - start - len(rows), hidden_size, dtype=rows.dtype)
     return torch.cat([rows, padding])

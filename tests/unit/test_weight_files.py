@@ -1,6 +1,9 @@
 """Our readers and writers of the two formats against torch's and safetensors' own, and against files that do harm."""
 
+import json
+import os
 import pickle
+import re
 import zipfile
 
 import pytest
@@ -14,7 +17,11 @@ from megatron_lmt.conversion.safetensors_writer import ShardWriter, create_shard
 from megatron_lmt.conversion.torch_dist_reader import TorchDistReader
 from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, plan_files, write_file
 from megatron_lmt.errors import CheckpointError
+from megatron_lmt.model.hf_io import SafetensorsFolder
+from megatron_lmt.model.hf_mapping import Layout, hf_tensor_shapes, mappings, shard_from_hf
 from megatron_lmt.model.safetensors_file import SafetensorsFile
+from megatron_lmt.model.shape import read_shape
+from tests.conftest import TINY_MODEL
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -170,3 +177,30 @@ def test_nor_that_of_a_chunk(tmp_path):
     with pytest.raises(CheckpointError, match="not a tensor"):
         reader.block("vector", (0,), (3,))
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("tensor, pipeline", [(1, 1), (2, 1), (4, 2)])
+def test_a_rank_reads_only_its_own_rows(tmp_path, monkeypatch, tensor, pipeline):
+    """All but the matrices that are split by columns, of which whole rows are read."""
+    config = {**TINY_MODEL, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 704}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = read_shape(tmp_path)
+    tensors = {name: torch.randn(size) for name, size in hf_tensor_shapes(shape).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    counted = []
+    preadv = os.preadv
+
+    def count(file, buffers, offset):
+        counted.append(sum(map(len, buffers)))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", count)
+    source = SafetensorsFolder(tmp_path, shape)
+    stage = [m for m in mappings(shape) if re.match(rf"decoder\.layers\.[0-{4 // pipeline - 1}]\.|embedding", m.megatron)]
+    for mapping in stage:
+        counted.clear()
+        shard = shard_from_hf(mapping, shape, source, tensor - 1, tensor)
+        whole = sum(tensors[name].nbytes for name in mapping.hf)
+        by_columns = mapping.layout is Layout.COLUMNS
+        assert sum(counted) == (whole if by_columns else shard.nbytes)
+        assert shard.nbytes == (whole if mapping.layout is Layout.WHOLE else whole // tensor)

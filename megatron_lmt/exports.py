@@ -2,7 +2,8 @@
 
 The first training process starts it when a checkpoint is committed, and looks after each step whether it is done. Training
 never waits for it, except at the end of the run. Exports that become due meanwhile wait for their turn; what they are made
-from is kept for them by hard links. A run that is started again makes the export of its newest checkpoint if it is missing.
+from is kept for them by hard links. A run that is started again makes those that are missing: of what was kept, and of its
+newest checkpoint.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from megatron_lmt.config import RunConfig
 from megatron_lmt.errors import run_command
 from megatron_lmt.processes import end_with_parent
 from megatron_lmt.runtime.checkpoint_folder import iteration_of
+from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_problems
 
-FOLDER = "exports"
+FOLDER, KEPT = "exports", ".checkpoint-"
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -38,8 +40,12 @@ class Exports:
         self._folder = run.output_dir / FOLDER
         self._waiting: deque[Path] = deque()
         self._process: subprocess.Popen | None = None
-        for left_over in self._folder.glob(".checkpoint-*"):
-            shutil.rmtree(left_over)
+        for kept in sorted(self._folder.glob(f"{KEPT}*")):  # of a run that was stopped or killed
+            is_whole = (kept / COMMIT_MARKER).is_file() and not quick_problems(kept)
+            if is_whole and not self._target(kept).exists():
+                self._waiting.append(kept)
+            else:
+                shutil.rmtree(kept)
         if resumed_from:
             self.committed(resumed_from)
 
@@ -47,12 +53,15 @@ class Exports:
         """See to the export of this checkpoint if it is due."""
         iteration = iteration_of(checkpoint)
         due = iteration % self._run.checkpoint.export_every == 0 or iteration == self._run.train_iters
-        if not due or (self._folder / checkpoint.name).exists():
-            return
-        kept = self._folder / f".checkpoint-{checkpoint.name}"
-        # hard links: the run may delete the checkpoint meanwhile
-        shutil.copytree(checkpoint, kept, copy_function=os.link)
-        self._waiting.append(kept)
+        kept = self._folder / f"{KEPT}{checkpoint.name}"
+        if due and kept not in self._waiting and not self._target(kept).exists():
+            try:
+                # hard links: the run may delete the checkpoint meanwhile
+                shutil.copytree(checkpoint, kept, copy_function=os.link)
+                self._waiting.append(kept)
+            except (OSError, shutil.Error) as error:
+                self._log.warning(f"no export of {checkpoint}, which cannot be linked to {kept}: {error}")
+                shutil.rmtree(kept, ignore_errors=True)
         self.collect()
 
     def collect(self) -> None:
@@ -88,7 +97,7 @@ class Exports:
             self._process.wait()
 
     def _target(self, kept: Path) -> Path:
-        return self._folder / kept.name.removeprefix(".checkpoint-")
+        return self._folder / kept.name.removeprefix(KEPT)
 
     def _start(self, kept: Path) -> None:
         target = self._target(kept)

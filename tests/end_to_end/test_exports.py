@@ -1,5 +1,7 @@
 """checkpoint.export_every: Hugging Face models beside the training."""
 
+import shutil
+
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.options import Options
 from tests.end_to_end.processes import run, train, training_command
@@ -21,13 +23,16 @@ def test_models_are_made_beside_the_training_and_are_the_converters(tiny_run, tm
     exported = [number for number, line in enumerate(steps) if "exported" in line]
     assert len(exported) == 3 and "# iter_0000004" in (folder / "exports" / "iter_0000004" / "README.md").read_text()
 
-    # what a killed run left: no export of its newest checkpoint, half of one, and a copy that was kept for it
+    # what a killed run left: half an export of its newest checkpoint, half of a copy, and a copy that waited for its turn
     before = tensors_of_hf(folder / "exports" / "iter_0000010")
     (folder / "exports" / "iter_0000010").rename(folder / "exports" / "iter_0000010.unfinished")
     (folder / "exports" / ".checkpoint-iter_0000010").mkdir()
+    shutil.rmtree(folder / "exports" / "iter_0000008")
+    shutil.copytree(folder / "checkpoints" / "iter_0000010", folder / "exports" / ".checkpoint-iter_0000008")
     (folder / "DONE").unlink()
     train(tiny_run, 2, *EVERY, "train.train_iters=10", "parallel.pipeline_model_parallel_size=2")
     assert_equal(tensors_of_hf(folder / "exports" / "iter_0000010"), before)
+    assert_equal(tensors_of_hf(folder / "exports" / "iter_0000008"), before)  # made from a copy of the same
     assert not list(folder.glob("exports/*.unfinished")) and not list(folder.glob("exports/.checkpoint-*"))
 
 

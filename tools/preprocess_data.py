@@ -107,6 +107,9 @@ def main() -> None:
     began = time.perf_counter()
     options = (arguments.workers, max_bad_lines, arguments.resume, arguments.tokenizer_engine)
     jobs = _jobs(arguments)
+    if not jobs:
+        print(f"0 sources: there are fewer of them than parts, and none is for --part {arguments.part}")
+        return
     manifests = preprocess(recipe, jobs, *options)
     seconds = time.perf_counter() - began
     where = arguments.output_dir or f"{arguments.output_prefix}_text_document"
@@ -164,10 +167,7 @@ def _part(sources: dict[Path, list], part: str | None) -> dict[Path, list]:
     number, _, parts = part.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts)):
         raise ConfigError(f"--part {part}: write I/N with I from 0 to N - 1, such as 0/16")
-    mine = sorted(sources)[int(number) :: int(parts)]
-    if not mine:
-        raise ConfigError(f"--part {part}: there are only {len(sources)} sources; use fewer parts")
-    return {prefix: sources[prefix] for prefix in mine}
+    return {prefix: sources[prefix] for prefix in sorted(sources)[int(number) :: int(parts)]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ def test_the_batch_script_outside_of_slurm_plays_the_life_of_the_run(tiny_run, m
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    output = run(["bash", str(REPOSITORY / "slurm/cpt.sh"), str(tiny_run), "--gpus", "16"], timeout=600)
+    refused = run(["bash", str(REPOSITORY / "slurm/sft.sh"), str(tiny_run), "data.seq_len=5"], code=2)
+    assert "data.seq_len: " in refused
+    output = run(["bash", str(REPOSITORY / "slurm/cpt.sh"), "--local", str(tiny_run), "--gpus", "16"], timeout=600)
     proved, _, estimated = output.partition("the real job:")
     assert "samples in its order (fingerprint " in proved
     assert "after a kill -9" in proved and "digit for digit" in proved

@@ -93,7 +93,15 @@ def test_scancel_is_final_and_the_chained_job_goes_on_where_the_first_stopped(cl
 
 
 def test_files_ask_for_a_checkpoint_and_for_the_end(cluster, run_file):
-    job = submit(cluster, run_file, *LONG, "train.train_iters=100000", "output_dir=asked", "checkpoint.save_interval=50000")
+    job = submit(
+        cluster,
+        run_file,
+        *LONG,
+        "train.train_iters=100000",
+        "output_dir=asked",
+        "checkpoint.save_interval=50000",
+        script="sft.sh",
+    )
     job.wait_for_iteration(1)
     save, leave = job.output_dir / "SAVE", job.output_dir / "EXIT"
     save.touch()

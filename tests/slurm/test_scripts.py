@@ -24,15 +24,16 @@ def test_an_array_job_makes_the_token_files_that_the_run_names(cluster, run_file
     for source in sorted(tiny_tokens.parent.glob("text/*.jsonl"))[:3]:
         shutil.copyfile(source, text / source.name)
     (run_file.parent / "tokens").unlink()
-    submit(cluster, run_file, str(text), "--append-eod", options=(*ONE_NODE, "--array=0-1"), script="preprocess.sh")
-    wait_for(lambda: not cluster.command("squeue", "-h").stdout, "both array tasks")
+    submit(cluster, run_file, str(text), "--append-eod", options=(*ONE_NODE, "--array=0-3"), script="preprocess.sh")
+    wait_for(lambda: not cluster.command("squeue", "-h").stdout, "all array tasks")
     logs = "".join(log.read_text() for log in run_file.parent.glob("slurm-*.log"))
     names = {file.stem for file in text.iterdir()}
     made = {file.name: json.loads(file.read_text()) for file in run_file.parent.glob("tokens/*.manifest.json")}
     assert set(made) == {f"{name}_text_document.manifest.json" for name in names}, logs
     for name, manifest in made.items():
         assert manifest["sha256"] == json.loads((tiny_tokens / name).read_text())["sha256"]
-    assert "task 0 of 2" in logs and "task 1 of 2" in logs and "2 sources" in logs and "1 sources" in logs
+    assert "task 0 of 4" in logs and "task 3 of 4" in logs
+    assert logs.count("\n1 sources") == 3 and logs.count("\n0 sources") == 1  # three sources, four tasks
 
 
 def test_a_run_is_exported_and_evaluated_in_its_own_folder(cluster, run_file):

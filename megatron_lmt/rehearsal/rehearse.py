@@ -19,8 +19,9 @@ from megatron_lmt.config import RunConfig
 from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.errors import UserError
 from megatron_lmt.preflight import check_data
-from megatron_lmt.rehearsal.tiny_run import PROCESSES, write_tiny_run
+from megatron_lmt.rehearsal.tiny_run import PROCESSES, RUN, write_tiny_run
 from megatron_lmt.runtime.job_folder import STOPPED, job_folder
+from megatron_lmt.runtime.last_words import summary
 from megatron_lmt.runtime.metrics import METRICS
 from megatron_lmt.runtime.signals import EXIT_FILE, SAVE_FILE
 
@@ -41,7 +42,7 @@ def rehearse(run: RunConfig, folder: Path) -> list[str]:
     """
     run_file, batch = write_tiny_run(run, folder)
     stage = _Stages(folder)
-    run_dir = folder / "run"
+    run_dir = folder / RUN
 
     with stage.training(run_file) as training:
         training.wait_for(lambda: _steps(run_dir), "the first step")
@@ -173,7 +174,9 @@ class _Program:
             )
 
     def _last_lines(self) -> str:
-        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
+        """What a training process said of its error, or else the end of what was printed."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:]
+        return "\n".join(summary(self._log.parent / RUN, "") or lines)
 
     def kill(self) -> None:
         """SIGKILL to all of its processes, if there are any left."""

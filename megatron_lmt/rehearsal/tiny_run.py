@@ -18,6 +18,8 @@ PROCESSES = 2
 LARGEST_BATCH = 4
 """Samples of one step; the real batch is a multiple of what is taken, so that both meet at the same samples."""
 TINY_SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+RUN = "run"
+"""Name of its run directory."""
 NEVER = 1_000_000_000
 ENDLESS = 1_000_000
 
@@ -32,7 +34,7 @@ def write_tiny_run(run: RunConfig, folder: Path) -> tuple[Path, int]:
         phase["start_iteration"] *= ratio
     tiny = {
         "root": str(run.root),
-        "output_dir": str(folder / "run"),
+        "output_dir": str(folder / RUN),
         "seed": run.seed,
         "model": {"hf_config": str(folder / "config.json")},
         "parallel": parallel,

@@ -169,7 +169,8 @@ def table(arguments: argparse.Namespace, sizes: dict[str, int], medians: dict[st
 
 
 def _times(peer: dict, row: dict, text: str) -> str:
-    return "" if row is peer else f" {peer[text]['s'] / row[text]['s']:.1f}×"
+    times = (f"{peer[text][unit] / row[text][unit]:.1f}×" for unit in ("s", "cpu_s"))
+    return "" if row is peer else " {} ({})".format(*times)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, IndexedWriter, bin_path, idx_path, read_manifest, rejected_path
 from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.errors import DataError
+from megatron_lmt.runtime.device import open_device
 from tests.conftest import REPOSITORY
 
 LINES = [b'{"text": "Wasser und Brot"}\n'] * 3
@@ -89,6 +89,9 @@ def test_more_tokens_and_bytes_than_32_bits_count(tmp_path):
     assert counts["tokens"] == length * documents > 2**31 and counts["bin_bytes"] == 4 * length * documents > 2**32
     assert bin_path(tmp_path / "x").stat().st_size == counts["bin_bytes"]
     assert bin_path(tmp_path / "x").stat().st_blocks * 512 < 10_000_000
+    open_device()  # another test of this process may need it, and it must come before megatron-core
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
     reader, theirs = IndexedReader(tmp_path / "x"), IndexedDataset(str(tmp_path / "x"))
     assert reader.num_tokens == length * documents
     assert reader.pointers.tolist() == [4 * length * number for number in range(documents)]

@@ -7,11 +7,9 @@ written last. No megatron-core: what it changes in torch on a CPU stays in the t
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 
 from megatron_lmt.config import EvaluationSection
@@ -22,6 +20,7 @@ from megatron_lmt.eval.evaluate import Evaluation, evaluate, model_translator
 from megatron_lmt.eval.report import groups_of
 from megatron_lmt.eval.test_set import TestSet
 from megatron_lmt.files import write_json_atomically
+from megatron_lmt.processes import end_with_parent
 
 RESULT = "result.json"
 METRICS = (
@@ -35,16 +34,17 @@ METRICS = (
     "length_outlier_rate",
     "length_ratio",
 )
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--parent", type=int, help="process that starts this one, and that it ends with")
     parser.add_argument("--settings", required=True, help="the run file's section [evaluation], as JSON")
     arguments = parser.parse_args()
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # a run that is started again starts this again
+    if arguments.parent:
+        end_with_parent(arguments.parent)  # a run that is started again starts this again
     os.nice(10)
     settings = EvaluationSection.model_validate(json.loads(arguments.settings))
     model = arguments.output_dir / "model"

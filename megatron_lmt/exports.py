@@ -20,12 +20,11 @@ from pathlib import Path
 
 from megatron_lmt.config import RunConfig
 from megatron_lmt.errors import run_command
-from megatron_lmt.processes import end_with_parent
+from megatron_lmt.processes import end_with_parent, start_beside
 from megatron_lmt.runtime.checkpoint_folder import iteration_of
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_problems
 
 FOLDER, KEPT = "exports", ".checkpoint-"
-_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Exports:
@@ -102,12 +101,7 @@ class Exports:
     def _start(self, kept: Path) -> None:
         target = self._target(kept)
         command = [sys.executable, "-m", "megatron_lmt.exports", "--parent", str(os.getpid()), str(kept), str(target)]
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-        with open(f"{target}.log", "w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
+        self._process = start_beside(command, target.with_name(f"{target.name}.log"))
 
 
 def main() -> None:

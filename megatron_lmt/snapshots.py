@@ -19,14 +19,13 @@ from pathlib import Path
 from megatron_lmt.config import RunConfig
 from megatron_lmt.degeneration import DegenerationWatch, Scores, degeneration_record, direction_of
 from megatron_lmt.evaluate_snapshot import RESULT
+from megatron_lmt.processes import start_beside
 from megatron_lmt.runtime.checkpoint_folder import iteration_of
 from megatron_lmt.runtime.metrics import EVALUATION, MetricsLog
 
 FOLDER = "snapshots"
 LEAST_FALL = 2.0
 """Points of chrF++ that X→pivot must have fallen by for an alert."""
-
-_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Snapshots:
@@ -143,11 +142,9 @@ class Snapshots:
         command = [*settings.launcher, sys.executable, "-m", "megatron_lmt.evaluate_snapshot"]
         command += ["--checkpoint", str(output / "checkpoint"), "--output-dir", str(output)]
         command += ["--settings", settings.model_dump_json(exclude={"launcher"})]
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_TORCHRUN}
-        if settings.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-        with open(f"{output}.log", "w", encoding="utf-8") as log:
-            return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        if not settings.launcher:
+            command += ["--parent", str(os.getpid())]
+        return start_beside(command, output.with_name(f"{output.name}.log"), has_gpu=settings.device == "cuda")
 
 
 def chrf_scores(record: dict) -> Scores:

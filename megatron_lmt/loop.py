@@ -250,10 +250,10 @@ class _Loop:
         """
         first_sample = (iteration - 1) * self.run_config.train.global_batch_size
         names = [source.name for source in self.ready.plan.sources]
-        self.log.warning(f"iteration {iteration} is skipped: {fault}. Its samples, the worst first:")
+        self.log.info(f"warning: iteration {iteration} is skipped: {fault}. Its samples, the worst first:")
         for line in name_samples(batch.samples, losses.per_sample, first_sample, names):
-            self.log.warning(line)
-        self.log.warning(f"  to see them: python tools/inspect_data.py step {self.origin.path} {iteration}")
+            self.log.info(line)
+        self.log.info(f"  to see them: python tools/inspect_data.py step {self.origin.path} {iteration}")
         most = self.run_config.train.max_skipped_iterations
         if self.faults.in_a_row >= most:
             raise UserError(

@@ -82,6 +82,7 @@ def test_steps_with_a_bad_loss_are_skipped_and_their_samples_named(run_file, poi
     assert all(math.isfinite(step["grad_norm"]) for step in steps if step["iteration"] not in poisoned_steps)
     first = next(iter(poisoned_steps))
     assert f"iteration {first} is skipped: the loss is nan" in output
+    assert output.count("is skipped: ") == len(poisoned_steps)  # one process speaks for all
     # the command that the log offers shows the documents that it names
     command = re.search(rf"tools/(inspect_data.py) (step) (\S+) ({first})\n", output).groups()
     shown = tool(*command, *START, f"output_dir={name}")

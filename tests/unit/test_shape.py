@@ -75,6 +75,20 @@ def test_flops_of_8b_by_hand(tmp_path):
     assert training_flops(shape, 2048, 2048 * 2048) == 6 * matrices * 2048 + attention
 
 
+def test_flops_of_a_tied_model_with_packed_documents_by_hand(tmp_path):
+    """4B: heads wider than the hidden size, 4 queries for each key, and an output layer that is the embedding."""
+    changes = {"hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True}
+    shape = shape_of(tmp_path, {**QWEN3_8B, **changes})
+    query, key = 32 * 128, 8 * 128
+    layer = 2560 * query + 2 * 2560 * key + query * 2560 + 3 * 2560 * 9728
+    matrices = 36 * layer + 2560 * 151936  # multiplied once; looking up a row is no operation
+    documents = [1000, 600, 400]
+    # scores and their product with the values, 2 operations each, for every pair of positions that the mask lets through
+    attention = sum(36 * 3 * 2 * 2 * query * length * length // 2 for length in documents)
+    found = training_flops(shape, sum(documents), sum(length * length for length in documents))
+    assert found == 6 * matrices * 2000 + attention
+
+
 def test_missing_and_unsupported_fields_are_all_named(tmp_path):
     config = {"model_type": "qwen3_moe", "hidden_size": 8, "attention_bias": True, "use_sliding_window": True}
     with pytest.raises(ConfigError) as caught:

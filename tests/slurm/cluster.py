@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -56,6 +58,15 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 400) -
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for: {what}"
         time.sleep(0.1)
+
+
+@contextmanager
+def disposable_folder() -> Iterator[Path]:
+    """A folder that is removed even if this process is killed: a shell waits for the end of a pipe to it."""
+    folder = tempfile.mkdtemp(prefix="slurm-")
+    remove = ["bash", "-c", 'read -r; until rm -rf -- "$1"; do sleep 0.1; done', "remove", folder]
+    with subprocess.Popen(remove, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True):
+        yield Path(folder)
 
 
 class Cluster:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import NAMESPACES, PROGRAMS, Cluster
+from tests.slurm.cluster import NAMESPACES, PROGRAMS, Cluster, disposable_folder
 
 
 def _why_not() -> str | None:
@@ -29,5 +27,5 @@ def cluster() -> Iterator[Cluster]:
     reason = _why_not()
     if reason:
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, Cluster(Path(folder), num_nodes=2) as running:
+    with disposable_folder() as folder, Cluster(folder, num_nodes=2) as running:
         yield running

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -10,12 +9,11 @@ import psutil
 from tests.slurm.cluster import wait_for
 
 OWNER = """
-import signal, sys
-from pathlib import Path
-from tests.slurm.cluster import Cluster
-with Cluster(Path(sys.argv[1]), num_nodes=1) as cluster:
+import signal
+from tests.slurm.cluster import Cluster, disposable_folder
+with disposable_folder() as folder, Cluster(folder, num_nodes=1) as cluster:
     cluster.command("sbatch", "--output=/dev/null", "--wrap", "sleep 1000")
-    print("ready", flush=True)
+    print(folder, flush=True)
     signal.pause()
 """
 
@@ -40,12 +38,11 @@ def test_nodes_have_their_own_names_and_processes(cluster):
 
 def test_nothing_is_left_when_its_owner_is_killed(cluster):
     interfaces, mounts = set(psutil.net_if_addrs()), Path("/proc/mounts").read_text()
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        command = [sys.executable, "-c", OWNER, folder]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-            assert owner.stdout.readline() == "ready\n"
-            wait_for(lambda: "sleep" in processes_of(folder), "the job to run")
-            owner.kill()
-        wait_for(lambda: not processes_of(folder), "all processes of the cluster to end")
-        assert set(psutil.net_if_addrs()) == interfaces
-        assert Path("/proc/mounts").read_text() == mounts
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+        folder = Path(owner.stdout.readline().strip())
+        wait_for(lambda: "sleep" in processes_of(folder), "the job to run")
+        owner.kill()
+    wait_for(lambda: not processes_of(folder), "all processes of the cluster to end")
+    wait_for(lambda: not folder.exists(), "its folder to go")
+    assert set(psutil.net_if_addrs()) == interfaces
+    assert Path("/proc/mounts").read_text() == mounts

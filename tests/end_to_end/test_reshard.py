@@ -18,7 +18,6 @@ LAYOUTS = {
     "TP4": (4, f"{TP}=4"),
     "PP4": (4, f"{PP}=4"),
     "DP4": (4, "train.micro_batch_size=1"),
-    "TP2-PP2": TP2_PP2,
 }
 VOCABULARY = TINY_MODEL["vocab_size"]
 

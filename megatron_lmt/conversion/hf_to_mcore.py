@@ -10,7 +10,7 @@ import torch
 
 from megatron_lmt.conversion.companions import check_tokenizer, dtype_name, write_hf_files
 from megatron_lmt.conversion.mcore_model import LAYERS, parameter_shapes
-from megatron_lmt.conversion.new_checkpoint import Part, Read, new_checkpoint
+from megatron_lmt.conversion.new_checkpoint import Part, new_checkpoint
 from megatron_lmt.conversion.new_folder import check_target
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
@@ -35,7 +35,7 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
     run_state = {"iteration": 0, "identity": {"shape": untied.to_dict()}, "dtype": dtype_name(tensors.dtype)}
     parts = _parts(source, untied, tensors.dtype)
-    with new_checkpoint(target, parts, partial(_open, source, shape), run_state, options) as folder:
+    with new_checkpoint(target, parts, partial(_read, tensors), run_state, options) as folder:
         write_hf_files(source, folder / HF_FOLDER, untied, tensors.dtype)
         if options.verify:
             from megatron_lmt.conversion.verify import prove  # imported late: it imports transformers
@@ -43,9 +43,8 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
             print("\n".join(prove(source, folder, untied, options.verify)))
 
 
-def _open(source: Path, shape: ModelShape) -> Read:
-    tensors = SafetensorsFolder(source, shape)
-    return lambda piece: piece.from_hf(tensors)
+def _read(tensors: SafetensorsFolder, piece: Piece) -> torch.Tensor:
+    return piece.from_hf(tensors)
 
 
 def _parts(source: Path, shape: ModelShape, dtype: torch.dtype) -> list[Part]:

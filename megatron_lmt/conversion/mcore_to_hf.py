@@ -18,7 +18,6 @@ from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, c
 from megatron_lmt.conversion.workers import share
 from megatron_lmt.data.progress import progress
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
-from megatron_lmt.model.shape import ModelShape
 
 TASK_BYTES = 128 * 1024 * 1024
 
@@ -43,7 +42,7 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
     with new_folder(target, plan.num_bytes) as folder, progress(plan.num_bytes, "exporting", delay=5) as bar:
         create_shards(folder, plan)
         not_finite = {}
-        fill = partial(_fill, checkpoint.folder, shape, folder, plan)
+        fill = partial(_fill, model, folder, plan)
         for task, bad in zip(tasks, share(fill, tasks, options.workers), strict=True):
             not_finite.update(dict.fromkeys(bad))
             bar.update(sum(piece.numel for piece in task) * model.dtype.itemsize)
@@ -76,10 +75,9 @@ def _tasks(pieces: Sequence[Piece], itemsize: int) -> list[list[Piece]]:
     return tasks
 
 
-def _fill(checkpoint: Path, shape: ModelShape, folder: Path, plan: ShardPlan, pieces: Sequence[Piece]) -> list[str]:
+def _fill(model: McoreModel, folder: Path, plan: ShardPlan, pieces: Sequence[Piece]) -> list[str]:
     """Copy pieces into the shards; returns the parameters with NaN or infinity in them."""
-    model, not_finite = McoreModel(checkpoint, shape), []
-
+    not_finite = []
     with ShardWriter(folder, plan) as writer:
         for piece in pieces:
             rows = model.rows(piece.parameter, piece.start, piece.stop)

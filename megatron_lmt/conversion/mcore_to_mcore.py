@@ -15,7 +15,7 @@ import torch
 from megatron_lmt.conversion.companions import check_tokenizer, dtype_name, write_hf_files
 from megatron_lmt.conversion.mcore_model import NO_WEIGHTS, McoreModel
 from megatron_lmt.conversion.mcore_source import find_mcore_source
-from megatron_lmt.conversion.new_checkpoint import Part, Read, new_checkpoint
+from megatron_lmt.conversion.new_checkpoint import Part, new_checkpoint
 from megatron_lmt.conversion.new_folder import check_target
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import PIECE_BYTES
@@ -59,7 +59,7 @@ def reshard(source: Path, target: Path, options: Options) -> None:
     reader = TorchDistReader(checkpoint.folder)
     keeps_optimizer = not options.no_save_optim and checkpoint.run_state is not None
     parts = list(_parts(reader, shape, options.tensor_parallel, keeps_optimizer))
-    with new_checkpoint(target, parts, partial(_open, checkpoint.folder), run_state, options) as folder:
+    with new_checkpoint(target, parts, partial(_read, reader), run_state, options) as folder:
         if keeps_optimizer:
             (folder / COMMON).write_bytes((checkpoint.folder / COMMON).read_bytes())
         write_hf_files(checkpoint.hf_files, folder / HF_FOLDER, shape, model.dtype)
@@ -80,17 +80,12 @@ def _check_options(shape: ModelShape, options: Options) -> None:
         raise ConfigError(problems)
 
 
-def _open(folder: Path) -> Read:
-    reader = TorchDistReader(folder)
-
-    def read(block: _Block) -> torch.Tensor:
-        tensor = torch.zeros(block.shape, dtype=reader.tensors[block.name].dtype)
-        if block.held_rows > 0:
-            held = (block.held_rows, *block.shape[1:]) if block.held_rows < block.shape[0] else block.shape
-            tensor[: block.held_rows] = reader.block(block.name, block.offsets, held)
-        return tensor
-
-    return read
+def _read(reader: TorchDistReader, block: _Block) -> torch.Tensor:
+    tensor = torch.zeros(block.shape, dtype=reader.tensors[block.name].dtype)
+    if block.held_rows > 0:
+        held = (block.held_rows, *block.shape[1:]) if block.held_rows < block.shape[0] else block.shape
+        tensor[: block.held_rows] = reader.block(block.name, block.offsets, held)
+    return tensor
 
 
 def _parts(reader: TorchDistReader, shape: ModelShape, tensor_parallel: int, keeps_optimizer: bool) -> Iterator[Part]:

@@ -36,13 +36,11 @@ class Part:
 
 
 @contextmanager
-def new_checkpoint(
-    target: Path, parts: Sequence[Part], open_source: Callable[[], Read], run_state: dict, options: Options
-) -> Iterator[Path]:
+def new_checkpoint(target: Path, parts: Sequence[Part], read: Read, run_state: dict, options: Options) -> Iterator[Path]:
     """Write a checkpoint; inside the context its folder holds all but the Hugging Face files and the commit marker.
 
     Args:
-        open_source: opens what the origins are read from; called in each process, so it can be sent to one.
+        read: makes the numbers of a part from its origin; it can be sent to a process.
         run_state: iteration, identity and dtype, see `runtime/checkpoint.py`.
     Raises:
         CheckpointError: NaN in the source, or a full disk; nothing has changed at `target`.
@@ -54,7 +52,7 @@ def new_checkpoint(
     tasks = [(number, [by_chunk[chunk] for chunk in file]) for number, file in enumerate(contents)]
     with new_folder(target, num_bytes) as folder, progress(num_bytes, "converting", delay=5) as bar:
         results, not_finite, described = [], [], {}
-        written = share(partial(_write, open_source, folder), tasks, options.workers)
+        written = share(partial(_write, read, folder), tasks, options.workers)
         for (_, in_file), (entries, files, bad) in zip(tasks, written, strict=True):
             results.append(entries)
             described |= files
@@ -69,10 +67,10 @@ def new_checkpoint(
         commit(folder, described)
 
 
-def _write(open_source: Callable[[], Read], folder: Path, task: tuple[int, list[Part]]) -> tuple[list, dict, list[str]]:
+def _write(read: Read, folder: Path, task: tuple[int, list[Part]]) -> tuple[list, dict, list[str]]:
     """Write one file; returns its entries for the metadata and for the manifest, and the tensors with NaN or infinity."""
     number, parts = task
-    read, not_finite = open_source(), []
+    not_finite = []
     origins = {part.chunk: part for part in parts}
 
     def make(chunk: NewChunk) -> torch.Tensor:

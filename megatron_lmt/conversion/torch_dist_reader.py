@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class StoredTensor:
 
 
 class TorchDistReader:
-    """The tensors of a checkpoint folder under the names they were saved with.
+    """The tensors of a checkpoint folder under the names they were saved with. Threads may share it, and processes copies.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its metadata cannot be read.
@@ -55,8 +56,19 @@ class TorchDistReader:
             self.tensors = _tensors(metadata)
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder / '.metadata'}: not understood ({error!r})") from None
+        self._open_nothing()
+
+    def _open_nothing(self) -> None:
         self._files: dict[str, int] = {}
         self._places: dict[Chunk, int] = {}
+        self._opening = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "tensors": self.tensors}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open_nothing()
 
     def __del__(self):
         for file in getattr(self, "_files", {}).values():
@@ -101,9 +113,10 @@ class TorchDistReader:
             target.copy_(read[(slice(None),) * (first + 1) + part[first + 1 :]])
 
     def _file(self, name: str) -> int:
-        if name not in self._files:
-            self._files[name] = os.open(self.folder / name, os.O_RDONLY)
-        return self._files[name]
+        with self._opening:
+            if name not in self._files:
+                self._files[name] = os.open(self.folder / name, os.O_RDONLY)
+            return self._files[name]
 
     def _data_offset(self, name: str, chunk: Chunk, dtype: torch.dtype) -> int:
         """The byte of the file with a chunk's first number."""

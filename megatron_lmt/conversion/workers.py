@@ -21,19 +21,36 @@ def share(function: Callable[[Task], Result], tasks: Sequence[Task], workers: in
     """The results in the order of the tasks.
 
     Args:
+        function: may be called by several threads at once, or is sent to each process once.
         workers: processes; 1 works in this one, with a few threads.
     Raises:
         CheckpointError: a process died.
     """
     if workers == 1:
-        pool = ThreadPoolExecutor(THREADS)
+        pool, call = ThreadPoolExecutor(THREADS), function
     else:
         # spawned, not forked: a fork of a process with threads, such as torch's, may hang
-        pool = ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _Here.take, (function,))
+        call = _Here.call
     with pool:
         try:
-            yield from pool.map(function, tasks)
+            yield from pool.map(call, tasks)
         except BrokenProcessPool:
             raise CheckpointError("a converting process died (out of memory?): use fewer --workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class _Here:
+    """What a process of the pool was given at its start: to send it with each task would take longer than the work."""
+
+    function: Callable
+
+    @classmethod
+    def take(cls, function: Callable) -> None:
+        cls.function = function
+
+    @classmethod
+    def call(cls, task):
+        return cls.function(task)

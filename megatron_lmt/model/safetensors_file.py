@@ -36,7 +36,7 @@ class StoredTensor:
 
 
 class SafetensorsFile:
-    """Reads rows and columns of the tensors of one file.
+    """Reads rows and columns of the tensors of one file. Threads may share it, and processes copies.
 
     Raises:
         CheckpointError: not a safetensors file, or cut off.
@@ -46,6 +46,13 @@ class SafetensorsFile:
         self.path = path
         self.tensors = read_header(path)
         self._file = os.open(path, os.O_RDONLY)
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "tensors": self.tensors}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._file = os.open(self.path, os.O_RDONLY)
 
     def __del__(self):
         if hasattr(self, "_file"):

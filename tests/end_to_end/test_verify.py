@@ -60,7 +60,16 @@ def test_in_and_out_with_proof(tmp_path, quickstart_tokenizer, model):
     make_hf_model(tmp_path / "hf", quickstart_tokenizer, **MODELS[model])
     paths = ("--load-dir", tmp_path / "hf", "--save-dir", tmp_path / "mcore")
     assert "the same logits" in tool(CONVERT, "--loader", "hf", "--saver", "mcore", *paths, "--verify", "--untie")
-    paths = ("--load-dir", tmp_path / "mcore", "--save-dir", tmp_path / "cut", "--target-tensor-parallel-size", "2")
+    paths = (
+        "--load-dir",
+        tmp_path / "mcore",
+        "--save-dir",
+        tmp_path / "cut",
+        "--target-tensor-parallel-size",
+        "2",
+        "--workers",
+        "2",
+    )
     assert "tensors have the same SHA-256" in tool(CONVERT, "--loader", "mcore", "--saver", "mcore", *paths, "--verify")
     paths = ("--load-dir", tmp_path / "cut", "--save-dir", tmp_path / "back", "--workers", "2")
     tool(CONVERT, "--loader", "mcore", "--saver", "hf", *paths)

@@ -13,14 +13,14 @@ run_file, target, *overrides = sys.argv[1:]
 ready = check_run(load_run(Path(run_file), overrides), int(os.environ.get("WORLD_SIZE", 1)))
 device = open_device()
 
-from megatron_lmt.loop import _build_trainee  # noqa: E402
 from megatron_lmt.runtime import parallel  # noqa: E402
 from megatron_lmt.runtime.checkpoint import load_checkpoint  # noqa: E402
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, prepare_saving  # noqa: E402
+from megatron_lmt.start import build_trainee  # noqa: E402
 
 prepare_saving()
 parallel.open_process_groups(ready.run.parallel, device, ready.run.seed)
-trainee = _build_trainee(ready, device)
+trainee = build_trainee(ready, device)
 load_checkpoint(ready.resume_from, trainee.bare_model, trainee.optimizer)
 state = read_run_state(ready.resume_from)
 saver = CheckpointSaver(in_background=False, check_may_commit=lambda: None)

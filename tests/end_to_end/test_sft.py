@@ -75,11 +75,11 @@ def trainee(folder):
     """The trainer's own model, gradients and loss, in this process."""
     ready, device = check_run(load_run(folder / "run.toml"), 1), open_device()
 
-    from megatron_lmt.loop import _build_trainee
     from megatron_lmt.runtime.parallel import close_process_groups, open_process_groups
+    from megatron_lmt.start import build_trainee
 
     open_process_groups(ready.run.parallel, device, seed=1)
-    yield _build_trainee(ready, device)
+    yield build_trainee(ready, device)
     close_process_groups()
 
 

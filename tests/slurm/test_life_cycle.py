@@ -10,9 +10,9 @@ from tests.slurm.cluster import wait_for
 from tests.slurm.jobs import submit, submit_chain
 
 LONG = (
-    "train.train_iters=300",
-    "checkpoint.save_interval=100",
-    "validation.eval_interval=300",
+    "train.train_iters=150",
+    "checkpoint.save_interval=50",
+    "validation.eval_interval=150",
     "logging.log_interval=50",
     "logging.tensorboard=false",
 )
@@ -41,17 +41,17 @@ def same_steps(run_dir: Path, undisturbed: Path) -> None:
 def test_a_run_that_is_done_is_not_done_again(cluster, run_file, undisturbed):
     before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
     job = submit(cluster, run_file, *LONG, "output_dir=undisturbed")
-    assert "already reached its 300 iterations" in job.wait_until_ended()
+    assert "already reached its 150 iterations" in job.wait_until_ended()
     assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
 
 
 def test_the_warning_before_the_time_limit_saves_requeues_and_goes_on_from_that_step(cluster, run_file, undisturbed):
     job = submit(cluster, run_file, *LONG, "output_dir=warned")
-    job.wait_for_iteration(110)
+    job.wait_for_iteration(60)
     job.cancel("--signal=USR1", "--batch")
     log = job.wait_until_ended()
     stopped = int(log.partition("stopped by a signal after saving iteration ")[2].split(";")[0])
-    assert 110 <= stopped < 300
+    assert 60 <= stopped < 150
     assert f"resumed from {job.output_dir}/checkpoints/iter_{stopped:07d}" in log
     assert job.field("Restarts") == "1"
     same_steps(job.output_dir, undisturbed)
@@ -59,12 +59,12 @@ def test_the_warning_before_the_time_limit_saves_requeues_and_goes_on_from_that_
 
 def test_a_node_that_loses_its_power_requeues_the_job_and_the_losses_are_the_same(cluster, run_file, undisturbed):
     job = submit(cluster, run_file, *LONG, "output_dir=power")
-    job.wait_for_iteration(110)
+    job.wait_for_iteration(60)
     cluster.power_off(2)
     wait_for(lambda: job.state == "PENDING", "Slurm to give up the node and take the job back")
     cluster.power_on(2)
     log = job.wait_until_ended()
-    assert f"resumed from {job.output_dir}/checkpoints/iter_0000100" in log
+    assert f"resumed from {job.output_dir}/checkpoints/iter_0000050" in log
     same_steps(job.output_dir, undisturbed)
 
 

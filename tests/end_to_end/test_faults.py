@@ -114,7 +114,7 @@ def test_too_many_in_a_row_end_the_run(run_file, poisoned_steps):
     assert "iteration 3: 3 iterations in a row were skipped (train.max_skipped_iterations)" in output
     assert not (run_file.parent / "stopped/checkpoints").exists()
     steps = [json.loads(line) for line in (run_file.parent / "stopped/metrics.jsonl").read_text().splitlines()]
-    assert [step["skipped_iterations"] for step in steps] == [1, 2]
+    assert [step["skipped_iterations"] for step in steps] == [1, 2, 3]
 
 
 def test_a_gradient_that_is_not_finite_is_not_applied(run_file):

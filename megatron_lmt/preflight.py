@@ -273,9 +273,9 @@ def _check_same_shape(path: Path, found: dict, shape: ModelShape) -> None:
     # how weights were drawn and how far positions may go say nothing about the tensors
     ignored = ("initializer_range", "max_position_embeddings")
     problems = [
-        f"{path} is another model: {field} = {found[field]}, but {value} in model.hf_config"
+        f"{path} is another model: {field} = {found.get(field)}, but {value} in model.hf_config"
         for field, value in shape.to_dict().items()
-        if found[field] != value and field not in ignored
+        if found.get(field) != value and field not in ignored
     ]
     if problems:
         raise CheckpointError(problems)

@@ -31,7 +31,8 @@ def training_command(run_file: Path, processes: int, *overrides: str) -> list[st
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    # scripts of the tests import from tests
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 def run(command: list[str], code: int = 0, timeout: int = 180) -> str:

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 from megatron_lmt.config import load_run
-from megatron_lmt.data.ledger import text_table
 from megatron_lmt.data.planner import add_targets, aggregate, by_group, by_language, by_pair, by_source, plan_rows, warnings
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import run_command
 from megatron_lmt.plots import draw_plan
 from megatron_lmt.preflight import check_data
+from megatron_lmt.text_table import text_table
 
 SHOWN_WARNINGS = 10
 VIEWS = {"group": by_group, "language": by_language, "pair": by_pair, "source": by_source}

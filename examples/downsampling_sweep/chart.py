@@ -9,9 +9,9 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from megatron_lmt.data.ledger import text_table
 from megatron_lmt.errors import run_command
 from megatron_lmt.eval.report import groups_of
+from megatron_lmt.text_table import text_table
 
 GROUPS = {"x-en": "X→en", "x-zh": "X→zh", "en-x": "en→X", "zh-x": "zh→X"}
 COLOURS = {"x-en": "#c0392b", "x-zh": "#e08e0b", "en-x": "#2c6fbb", "zh-x": "#3a9d5d"}

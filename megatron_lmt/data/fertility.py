@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from megatron_lmt.data.ledger import text_table
 from megatron_lmt.data.records import read_documents
 from megatron_lmt.data.tokenising import WORD
 from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.errors import DataError
 from megatron_lmt.languages import languages
+from megatron_lmt.text_table import text_table
 
 
 @dataclass(frozen=True)

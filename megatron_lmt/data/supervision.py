@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from megatron_lmt.data.indexed import LOSS, IndexedReader, manifest_path, read_manifest, rejected_path
-from megatron_lmt.data.ledger import text_table
 from megatron_lmt.data.prompts import END_OF_TURN
 from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.errors import DataError
+from megatron_lmt.text_table import text_table
 
 START_OF_TURN = "<|im_start|>"
 MOST_DOCUMENTS = 20_000

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from megatron_lmt.data.ledger import text_table
 from megatron_lmt.errors import DataError
 from megatron_lmt.files import write_text_atomically
 from megatron_lmt.languages import languages
 from megatron_lmt.plots import draw_heat_map
+from megatron_lmt.text_table import text_table
 
 REPORT, OFF_TARGET, SIDE_BY_SIDE = "report.txt", "off_target.tsv", "side_by_side.tsv"
 GROUPS = {"en-x": "En→X", "x-en": "X→En", "zh-x": "Zh→X", "x-zh": "X→Zh"}

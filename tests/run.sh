@@ -21,4 +21,5 @@ fi
 ruff check .
 ruff format --check .
 shellcheck tools/*.sh slurm/*.sh examples/*.sh examples/*/*.sh tests/*.sh .ci/run
-python -m pytest "$@"
+# two at a time: most tests wait for processes that they start
+python -m pytest --numprocesses 2 --dist loadgroup "$@"

@@ -27,6 +27,19 @@ def folder(tmp_path_factory, quickstart_tokenizer, tiny_tokens):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run that nothing disturbed, of two data-parallel processes."""
+    return undisturbed_run(folder, "DP2")
+
+
+def undisturbed_run(folder, layout):
+    run_dir, (processes, *overrides) = folder / f"{layout}-whole", LAYOUTS[layout]
+    if not (run_dir / "DONE").exists():
+        train(folder / "run.toml", processes, f"output_dir={run_dir}", *overrides)
+    return run_dir
+
+
 GROUP_PATHS = {"mono": "mono.{language}", "parallel": "{direction}"}
 
 
@@ -61,8 +74,8 @@ def iterations_done(run_dir):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sigkill_after_a_checkpoint_then_resume_is_bit_equal(folder, layout):
     processes, *overrides = LAYOUTS[layout]
-    run_file, undisturbed, killed = folder / "run.toml", folder / f"{layout}-whole", folder / f"{layout}-killed"
-    train(run_file, processes, f"output_dir={undisturbed}", *overrides)
+    run_file, killed = folder / "run.toml", folder / f"{layout}-killed"
+    undisturbed = undisturbed_run(folder, layout)
     victim = start(run_file, processes, f"output_dir={killed}", *overrides)
     wait_for(lambda: (killed / "checkpoints/iter_0000010/COMMITTED.json").is_file() and iterations_done(killed) >= 12)
     kill_with_all_workers(victim)
@@ -77,8 +90,8 @@ def test_sigkill_after_a_checkpoint_then_resume_is_bit_equal(folder, layout):
     same_result(killed, undisturbed)
 
 
-def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder):
-    moved, whole = folder / "moved", folder / "DP2-whole"
+def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder, whole):
+    moved = folder / "moved"
     subprocess.run(["cp", "-r", str(whole), str(moved)], check=True)
     for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
         (moved / name).unlink()
@@ -87,8 +100,8 @@ def test_resume_under_another_layout_keeps_the_data_and_the_curve(folder):
     assert metrics(moved)[-1]["data_fingerprint"] == metrics(whole)[-1]["data_fingerprint"]
 
 
-def test_interrupted_on_one_two_and_four_ranks_the_data_are_the_same(folder):
-    run_file, whole, moved = folder / "run.toml", folder / "DP2-whole", folder / "one-two-four"
+def test_interrupted_on_one_two_and_four_ranks_the_data_are_the_same(folder, whole):
+    run_file, moved = folder / "run.toml", folder / "one-two-four"
     overrides = (f"output_dir={moved}", "checkpoint.save_interval=3", "train.micro_batch_size=1")
     for processes, enough in ((1, 5), (2, 11)):
         victim = start(run_file, processes, *overrides)
@@ -100,9 +113,9 @@ def test_interrupted_on_one_two_and_four_ranks_the_data_are_the_same(folder):
     assert curve(moved) == pytest.approx(curve(whole), rel=1e-4)
 
 
-def test_a_source_that_was_tokenised_again_is_noticed(folder, tmp_path):
+def test_a_source_that_was_tokenised_again_is_noticed(folder, whole, tmp_path):
     moved = folder / "tokenised-again"
-    subprocess.run(["cp", "-r", str(folder / "DP2-whole"), str(moved)], check=True)
+    subprocess.run(["cp", "-r", str(whole), str(moved)], check=True)
     (moved / "DONE").unlink()
     subprocess.run(["cp", "-r", f"{folder}/tokens/", str(tmp_path / "tokens")], check=True)
     manifest = tmp_path / "tokens/mono.zh_text_document.manifest.json"
@@ -112,16 +125,16 @@ def test_a_source_that_was_tokenised_again_is_noticed(folder, tmp_path):
     assert "holds another run: phases.sample 0.mono/zh.sha256 = " in output and "of other tokens now" in output
 
 
-def test_a_phase_may_be_added_before_it_begins_and_not_after(folder):
+def test_a_phase_may_be_added_before_it_begins_and_not_after(folder, whole):
     changed, run_file = folder / "changed", folder / "run.toml"
-    subprocess.run(["cp", "-r", str(folder / "DP2-whole"), str(changed)], check=True)
+    subprocess.run(["cp", "-r", str(whole), str(changed)], check=True)
     for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
         (changed / name).unlink()
     phase = "data.phases=[{{start_iteration={}, weights={{mono=1, parallel=3}}}}]"
     output = run(training_command(run_file, 1, f"output_dir={changed}", phase.format(5)), code=2)
     assert "holds another run: phases.sample 40.parallel/en-zh.weight = None before, 0.375 now" in output
     train(run_file, 2, f"output_dir={changed}", phase.format(15))
-    steps, before = metrics(changed), metrics(folder / "DP2-whole")
+    steps, before = metrics(changed), metrics(whole)
     assert [step["data_fingerprint"] for step in steps[:15]] == [step["data_fingerprint"] for step in before[:15]]
     assert steps[15]["data_fingerprint"] != before[15]["data_fingerprint"]
     ledger = json.loads((changed / "ledger.json").read_text())
@@ -147,16 +160,15 @@ def test_a_stop_signal_saves_and_exits_cleanly(folder, stop_signal, processes):
     assert [step["iteration"] for step in metrics(stopped)] == list(range(1, 21))
 
 
-def test_a_finished_run_says_so_and_does_nothing(folder):
-    whole = folder / "DP2-whole"
+def test_a_finished_run_says_so_and_does_nothing(folder, whole):
     before = (whole / "metrics.jsonl").stat().st_mtime_ns
     assert "already reached" in train(folder / "run.toml", 2, f"output_dir={whole}")
     assert (whole / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(folder):
+def test_a_damaged_checkpoint_is_refused_by_name(folder, whole):
     damaged = folder / "damaged"
-    subprocess.run(["cp", "-r", str(folder / "DP2-whole"), str(damaged)], check=True)
+    subprocess.run(["cp", "-r", str(whole), str(damaged)], check=True)
     (damaged / "DONE").unlink()
     file = next((damaged / "checkpoints/iter_0000020").glob("*.distcp"))
     file.write_bytes(file.read_bytes()[:-1])

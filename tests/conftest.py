@@ -87,6 +87,7 @@ save_interval = 10
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """For `--dist loadgroup`: tests of one file stay together, for their fixtures, and those that share a Slurm cluster."""
     for item in items:

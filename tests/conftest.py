@@ -87,14 +87,6 @@ save_interval = 10
 """
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items):
-    """For `--dist loadgroup`: tests of one file stay together, for their fixtures, and those that share a Slurm cluster."""
-    for item in items:
-        folder, file = item.path.parent.name, item.path.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else f"{folder}-{file}"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_for_tokenizers():
     """Tests run side by side on few cores."""

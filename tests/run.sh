@@ -22,4 +22,4 @@ ruff check .
 ruff format --check .
 shellcheck tools/*.sh slurm/*.sh examples/*.sh examples/*/*.sh tests/*.sh .ci/run
 # two at a time: most tests wait for processes that they start
-python -m pytest --numprocesses 2 --dist loadgroup "$@"
+python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -311,7 +311,7 @@ def at_work(tmp_path, command):
 def test_a_dead_worker_is_an_error_and_nothing_is_left(tmp_path, at_work):
     process, workers = at_work
     os.kill(workers[0].pid, signal.SIGKILL)
-    assert process.wait(timeout=20) == 2
+    assert process.wait(timeout=120) == 2
     errors = (tmp_path / "stderr").read_text()
     assert "error: a tokenising process died" in errors and "Traceback" not in errors
     assert not list((tmp_path / "out").iterdir())

@@ -47,7 +47,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["megatron_lmt", "megatron_lmt.*"]),
-    package_data={"megatron_lmt": ["languages.tsv", "data/known_test_sets.tsv"]},
+    package_data={"megatron_lmt": ["languages.tsv", "corpus/known_test_sets.tsv"]},
     install_requires=BASE,
     extras_require=EXTRAS,
 )

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from megatron_lmt.data.clean_config import DuplicateRule, EvaluationRule, LanguageRule, NearDuplicateRule
-from megatron_lmt.data.clean_rules import LENGTHS, Record, language, length_ratio, untranslated
-from megatron_lmt.data.duplicates import NearDuplicates, SeenHashes, duplicate
-from megatron_lmt.data.evaluation_overlap import EvaluationSentences
+from megatron_lmt.corpus.clean_config import DuplicateRule, EvaluationRule, LanguageRule, NearDuplicateRule
+from megatron_lmt.corpus.clean_rules import LENGTHS, Record, language, length_ratio, untranslated
+from megatron_lmt.corpus.duplicates import NearDuplicates, SeenHashes, duplicate
+from megatron_lmt.corpus.evaluation_overlap import EvaluationSentences
 from megatron_lmt.language_id import SAME_LANGUAGE, identify
 from megatron_lmt.languages import languages, pairs
 

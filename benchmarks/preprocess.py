@@ -26,10 +26,10 @@ from pathlib import Path
 from benchmarks.machine import machine
 from benchmarks.preprocess_text import write_text
 from megatron_lmt.data.indexed import bin_path, idx_path
-from megatron_lmt.data.inputs import sha256_of
-from megatron_lmt.data.train_tokenizer import train_tokenizer
 from megatron_lmt.errors import ConfigError, DataError, UserError, run_command
 from megatron_lmt.files import write_json_atomically
+from megatron_lmt.preprocessing.inputs import sha256_of
+from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = ("one", "short", "long", "all")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.preprocess_text import FREE_TOKENS
-from megatron_lmt.data import engines
-from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.errors import run_command
+from megatron_lmt.preprocessing import engines
+from megatron_lmt.preprocessing.recipe import Recipe
 from tools.preprocess_data import main
 
 

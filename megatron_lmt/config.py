@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from megatron_lmt.data.prompts import TEMPLATES
 from megatron_lmt.languages import check_languages, directions, languages, split_direction
+from megatron_lmt.sft.prompts import TEMPLATES
 from megatron_lmt.toml_config import Section, apply_override, as_value_error, check_placeholders, load_toml, validate
 
 PathField = Annotated[Path, Field(strict=False)]

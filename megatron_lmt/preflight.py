@@ -21,7 +21,6 @@ from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.ledger import plan_table
 from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.stream import SAMPLER_VERSION
-from megatron_lmt.data.supervision import check_supervision, supervision_lines
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
@@ -33,6 +32,7 @@ from megatron_lmt.runtime.incarnation import check_nobody_trains
 from megatron_lmt.runtime.job_folder import JOB_FOLDER, check_starts
 from megatron_lmt.runtime.retention import check_free_disk, space_needed
 from megatron_lmt.runtime.signals import EXIT_FILE
+from megatron_lmt.sft.supervision import check_supervision, supervision_lines
 
 if TYPE_CHECKING:
     from megatron_lmt.model.hf_io import SafetensorsFolder
@@ -225,9 +225,9 @@ def _check_extras(run: RunConfig) -> None:
 
 def _check_evaluation(run: RunConfig) -> None:
     """Its test set, its directions, and that prompts can be made and outputs scored."""
-    from megatron_lmt.data.prompts import ChatTurn
     from megatron_lmt.eval.score import Scorer
     from megatron_lmt.eval.test_set import TestSet
+    from megatron_lmt.sft.prompts import ChatTurn
 
     directions, _ = TestSet(run.path(run.evaluation.test_set)).directions(run.evaluation.directions)
     Scorer().check({direction.split("-")[1] for direction in directions})

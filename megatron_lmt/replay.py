@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_lmt.data.mixture import Mixture, Sample
-from megatron_lmt.data.progress import progress
 from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.preflight import ReadyRun
+from megatron_lmt.progress import progress
 from megatron_lmt.runtime.checkpoint_folder import committed, read_run_state
 from megatron_lmt.runtime.metrics import METRICS
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_lmt.data.corpus import build_cpt_corpus
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.recipe import Recipe
-from megatron_lmt.data.train_tokenizer import train_tokenizer
+from megatron_lmt.corpus.cpt import build_cpt_corpus
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.recipe import Recipe
+from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICKSTART = REPOSITORY / "examples" / "quickstart"

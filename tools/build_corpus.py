@@ -6,11 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from megatron_lmt.data.cleaning import rejection_table
-from megatron_lmt.data.corpus import build_cpt_corpus
-from megatron_lmt.data.inputs import CORPUS_REPORT
-from megatron_lmt.data.sft_corpus import build_sft_corpus
+from megatron_lmt.corpus.cleaning import rejection_table
+from megatron_lmt.corpus.cpt import build_cpt_corpus
 from megatron_lmt.errors import run_command
+from megatron_lmt.preprocessing.inputs import CORPUS_REPORT
+from megatron_lmt.sft.corpus import build_sft_corpus
 
 
 def main() -> None:

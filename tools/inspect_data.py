@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megatron_lmt.config import load_run
-from megatron_lmt.data.fertility import fertility_table, measure
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.show import preview_sample, show_document, show_sample
 from megatron_lmt.data.sources import open_source
@@ -17,6 +16,7 @@ from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, Problems, run_command
 from megatron_lmt.languages import check_languages, languages
 from megatron_lmt.preflight import ReadyRun, check_run
+from megatron_lmt.preprocessing.fertility import fertility_table, measure
 from megatron_lmt.replay import ReplayedStep, replay_step, step_of_sample
 from megatron_lmt.run_ledger import plan_against_ledger
 

@@ -2,7 +2,7 @@
 
 one source:    --input F… --output-prefix P            writes P_text_document.{bin,idx,manifest.json}
 many sources:  --input-dir DIR --output-dir DIR        writes <name>_text_document.* for each input in DIR
-               --sources LIST.toml --output-dir DIR    for each source in the list; see megatron_lmt/data/source_list.py
+               --sources LIST.toml --output-dir DIR    for each source in the list; see megatron_lmt/corpus/source_list.py
 
 Inputs: jsonl or json (a record a line), txt (a document a line), tsv (a pair a line) and tmx, also .gz and .zst; parquet;
 folders saved by Hugging Face datasets; names on its hub, streamed: hf://NAME?split=train&config=C. For --input also
@@ -16,15 +16,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from megatron_lmt.data.engines import AUTO, ENGINES
-from megatron_lmt.data.inputs import Input, as_input, expand, paired, sources_in
-from megatron_lmt.data.pairs import STYLES, Pairing
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.quarantine import counted
-from megatron_lmt.data.recipe import Recipe
-from megatron_lmt.data.source_report import report
 from megatron_lmt.errors import ConfigError, run_command
 from megatron_lmt.languages import check_languages, split_direction
+from megatron_lmt.preprocessing.engines import AUTO, ENGINES
+from megatron_lmt.preprocessing.inputs import Input, as_input, expand, paired, sources_in
+from megatron_lmt.preprocessing.pairs import STYLES, Pairing
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.quarantine import counted
+from megatron_lmt.preprocessing.recipe import Recipe
+from megatron_lmt.preprocessing.source_report import report
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path | Input]]:
     if given == {"input_dir", "output_dir"}:
         return _part(sources_in(arguments.input_dir, arguments.output_dir), arguments.part)
     if given == {"sources", "output_dir"}:
-        from megatron_lmt.data.source_list import read_sources
+        from megatron_lmt.corpus.source_list import read_sources
 
         return _part(read_sources(arguments.sources, arguments.output_dir, arguments.root), arguments.part)
     raise ConfigError(

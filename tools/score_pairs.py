@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_lmt.data.score_pairs import score_pairs
+from megatron_lmt.corpus.score_pairs import score_pairs
 from megatron_lmt.errors import run_command
 from megatron_lmt.eval.comet import Comet
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_lmt.data.train_tokenizer import train_tokenizer
 from megatron_lmt.errors import run_command
+from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 
 def main() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_lmt.data.records import read_lines
 from megatron_lmt.errors import Problems, run_command
 from megatron_lmt.eval.arguments import add_decoding_arguments, decoding_options, decoding_problems
 from megatron_lmt.eval.translate import Method, Translator
 from megatron_lmt.files import write_text_atomically
 from megatron_lmt.languages import split_direction
+from megatron_lmt.preprocessing.records import read_lines
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_lmt.data.progress import progress
 from megatron_lmt.data.tokenizer import load_tokenizer
-from megatron_lmt.data.verify import bytes_to_read, verify
 from megatron_lmt.errors import ConfigError, DataError, run_command
+from megatron_lmt.preprocessing.verify import bytes_to_read, verify
+from megatron_lmt.progress import progress
 
 
 def main() -> int:

@@ -6,8 +6,8 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from megatron_lmt.data.records import read_lines
 from megatron_lmt.errors import run_command
+from megatron_lmt.preprocessing.records import read_lines
 
 
 def main() -> None:

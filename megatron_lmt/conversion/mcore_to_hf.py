@@ -16,8 +16,8 @@ from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
 from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, create_shards, plan_shards
 from megatron_lmt.conversion.workers import share
-from megatron_lmt.data.progress import progress
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
+from megatron_lmt.progress import progress
 
 TASK_BYTES = 128 * 1024 * 1024
 

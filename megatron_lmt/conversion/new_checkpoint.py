@@ -16,8 +16,8 @@ from megatron_lmt.conversion.new_folder import new_folder
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, no_checksums, plan_files, write_file
 from megatron_lmt.conversion.workers import share
-from megatron_lmt.data.progress import progress
 from megatron_lmt.files import write_json_atomically
+from megatron_lmt.progress import progress
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, RUN_STATE
 from megatron_lmt.runtime.checkpoint_manifest import commit, describe_file
 

@@ -1,4 +1,4 @@
-"""From text to batches.
+"""From tokens on disk to batches.
 
-Reading order: records, corpus, tokenizer, preprocess, text_files, tokenising, shards, indexed, mixture, loader.
+Reading order: indexed, sources, weights, mixture, stream, packing, loader.
 """

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from megatron_lmt.config import RunConfig
 from megatron_lmt.data.indexed import IndexedReader, bin_path, idx_path
-from megatron_lmt.data.progress import progress
 from megatron_lmt.data.repetition import Targets, read_targets, repetitions
 from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.data.weights import Plan, Source
 from megatron_lmt.languages import PIVOTS, is_downsampled, split_direction
+from megatron_lmt.progress import progress
 
 MANY_SOURCES = 5.0
 """Sources of one target, on average, from which on a direction is warned about: well above what 5 % of 59 leaves."""

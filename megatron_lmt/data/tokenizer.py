@@ -6,7 +6,7 @@ control tokens. Only a rendered chat is encoded with `allow_special=True`.
 Cost: a byte-level BPE encodes one to two million tokens a second on one core. Neither torch nor transformers is
 imported.
 
-Next on the path: `preprocess.py` encodes a corpus in parallel.
+Next on the path: `preprocessing/preprocess.py` encodes a corpus in parallel.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_lmt.data.prompts import TEMPLATES
 from megatron_lmt.errors import Problems
 from megatron_lmt.eval.generate import ENGINES
 from megatron_lmt.eval.translate import PROMPTS
 from megatron_lmt.languages import check_languages
+from megatron_lmt.sft.prompts import TEMPLATES
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from megatron_lmt.data.prompts import END_OF_TURN
 from megatron_lmt.errors import ConfigError
+from megatron_lmt.sft.prompts import END_OF_TURN
 
 ENGINES = ("transformers", "vllm")
 _CONTENT = "\ue000content\ue000"  # private use characters: no template has them

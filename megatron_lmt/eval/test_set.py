@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from megatron_lmt import languages as table
-from megatron_lmt.data.records import read_lines
 from megatron_lmt.errors import ConfigError, DataError
+from megatron_lmt.preprocessing.records import read_lines
 
 ALL = "all-234"
 

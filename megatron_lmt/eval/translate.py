@@ -14,12 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from megatron_lmt.data.progress import progress
-from megatron_lmt.data.prompts import TEMPLATES, render_prompt
 from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.eval.generate import Generator, open_generator
 from megatron_lmt.eval.journal import Journal
 from megatron_lmt.languages import auxiliary_language, check_languages, split_direction
+from megatron_lmt.progress import progress
+from megatron_lmt.sft.prompts import TEMPLATES, render_prompt
 
 PROMPTS = ("stp", "pmp-self", "pmp-oracle", "pivot")
 # all that some reader takes for the end of a line (str.splitlines)

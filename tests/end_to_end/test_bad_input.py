@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.tokenising import Recipe
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
 from tests.conftest import TINY_MODEL
 from tests.end_to_end.processes import run, tool, train, training_command
 

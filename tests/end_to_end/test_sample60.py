@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from megatron_lmt.config import load_run
-from megatron_lmt.data.corpus import build_cpt_corpus
-from megatron_lmt.data.inputs import sources_in
+from megatron_lmt.corpus.cpt import build_cpt_corpus
 from megatron_lmt.data.mixture import Mixture
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.preflight import check_data
+from megatron_lmt.preprocessing.inputs import sources_in
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
 from tests.conftest import REPOSITORY
 
 

@@ -8,16 +8,16 @@ import torch
 
 from megatron_lmt.config import load_run
 from megatron_lmt.data.indexed import IndexedReader
-from megatron_lmt.data.inputs import sources_in
 from megatron_lmt.data.loader import collate
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import lengths_of, whole_documents
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.prompts import render_prompt
-from megatron_lmt.data.sft_corpus import build_sft_corpus
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.preflight import check_run
+from megatron_lmt.preprocessing.inputs import sources_in
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
 from megatron_lmt.runtime.device import open_device
+from megatron_lmt.sft.corpus import build_sft_corpus
+from megatron_lmt.sft.prompts import render_prompt
 from tests.conftest import QUICKSTART, TINY_MODEL
 from tests.end_to_end.processes import curve, tool, train
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from megatron_lmt.config import load_run
-from megatron_lmt.data.sft_config import SftConfig
-from megatron_lmt.data.sft_corpus import build_sft_corpus
+from megatron_lmt.sft.config import SftConfig
+from megatron_lmt.sft.corpus import build_sft_corpus
 from megatron_lmt.toml_config import load_toml, validate
 from tests.conftest import QUICKSTART, REPOSITORY
 from tests.end_to_end.processes import run

@@ -8,16 +8,16 @@ from itertools import combinations
 
 import pytest
 
-from megatron_lmt.data import evaluation_overlap, test_sets
-from megatron_lmt.data.clean_config import CleanSection
-from megatron_lmt.data.clean_rules import letters, weighted_length
-from megatron_lmt.data.corpus import CptConfig, build_cpt_corpus
-from megatron_lmt.data.corpus_files import pair_files
-from megatron_lmt.data.duplicates import PERMUTATIONS, SeenHashes, bands
-from megatron_lmt.data.quality import best_share_threshold
-from megatron_lmt.data.sft_corpus import build_sft_corpus
+from megatron_lmt.corpus import evaluation_overlap, test_sets
+from megatron_lmt.corpus.clean_config import CleanSection
+from megatron_lmt.corpus.clean_rules import letters, weighted_length
+from megatron_lmt.corpus.cpt import CptConfig, build_cpt_corpus
+from megatron_lmt.corpus.duplicates import PERMUTATIONS, SeenHashes, bands
+from megatron_lmt.corpus.files import pair_files
+from megatron_lmt.corpus.quality import best_share_threshold
 from megatron_lmt.errors import ConfigError, DataError, UserError
 from megatron_lmt.languages import languages, pairs
+from megatron_lmt.sft.corpus import build_sft_corpus
 from megatron_lmt.toml_config import load_toml, validate
 from tests.conftest import LINES, REPOSITORY
 
@@ -492,8 +492,8 @@ pairs = ["en-ug", "zh-hy"]
 KILLS_A_WORKER = """
 import multiprocessing, os, signal, sys, threading
 from pathlib import Path
-from megatron_lmt.data.corpus import CptConfig, build_cpt_corpus
-from megatron_lmt.data.corpus_files import pair_files
+from megatron_lmt.corpus.cpt import CptConfig, build_cpt_corpus
+from megatron_lmt.corpus.files import pair_files
 from megatron_lmt.errors import run_command
 
 def kill_one():

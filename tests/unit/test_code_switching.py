@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from megatron_lmt.data.code_switching import Lexicon
-from megatron_lmt.data.records import read_lines
-from megatron_lmt.data.sft_config import AugmentSection
-from megatron_lmt.data.sft_corpus import build_sft_corpus
 from megatron_lmt.errors import ConfigError, DataError
+from megatron_lmt.preprocessing.records import read_lines
+from megatron_lmt.sft.code_switching import Lexicon
+from megatron_lmt.sft.config import AugmentSection
+from megatron_lmt.sft.corpus import build_sft_corpus
 from tests.unit.test_corpus import config, records
 
 DICTIONARY = '[[augment.dictionary]]\npath = "{source}-{target}.dict.tsv"\npairs = ["en-de", "en-km", "zh-th"]\n'

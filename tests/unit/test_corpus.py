@@ -5,11 +5,11 @@ import json
 import psutil
 import pytest
 
-from megatron_lmt.data.corpus import build_cpt_corpus, format_pair
-from megatron_lmt.data.corpus_files import CorpusFolder
-from megatron_lmt.data.sft_corpus import build_sft_corpus
+from megatron_lmt.corpus.cpt import build_cpt_corpus, format_pair
+from megatron_lmt.corpus.files import CorpusFolder
 from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.languages import directions
+from megatron_lmt.sft.corpus import build_sft_corpus
 from tests.conftest import REPOSITORY
 
 

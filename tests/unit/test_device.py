@@ -22,11 +22,11 @@ def test_base_import_needs_neither_torch_nor_gpu_packages():
         "config",
         "languages",
         "errors",
-        "data.records",
-        "data.corpus",
+        "preprocessing.records",
+        "corpus.cpt",
         "data.indexed",
         "data.mixture",
-        "data.prompts",
+        "sft.prompts",
     )
     hidden = "import sys; sys.modules.update(torch=None, megatron=None, transformer_engine=None)"
     imports = "; ".join(f"import megatron_lmt.{module}" for module in modules)

@@ -11,17 +11,17 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from megatron_lmt.data import engines
-from megatron_lmt.data.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard
 from megatron_lmt.data.indexed import bin_path, read_manifest
-from megatron_lmt.data.known_characters import is_assigned, is_normalised_otherwise
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.proof_texts import SPACES, proof_texts
-from megatron_lmt.data.recipe import Recipe
-from megatron_lmt.data.tokenising import WORD, count_words
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
+from megatron_lmt.preprocessing import engines
+from megatron_lmt.preprocessing.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard
+from megatron_lmt.preprocessing.known_characters import is_assigned, is_normalised_otherwise
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.proof_texts import SPACES, proof_texts
+from megatron_lmt.preprocessing.recipe import Recipe
+from megatron_lmt.preprocessing.tokenising import WORD, count_words
 
 needs_gigatoken = pytest.mark.skipif(engines.find_spec("gigatoken") is None, reason="gigatoken is not installed")
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from megatron_lmt.data.fertility import fertility_table, measure
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError
 from megatron_lmt.languages import languages
+from megatron_lmt.preprocessing.fertility import fertility_table, measure
 from tests.end_to_end.processes import tool
 
 

@@ -14,15 +14,15 @@ import pytest
 import zstandard
 from datasets import Dataset, DatasetDict
 
-from megatron_lmt.data import shards as shards_module
-from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, bin_path, idx_path, rejected_path
-from megatron_lmt.data.inputs import expand, sha256_of, sources_in
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.records import read_lines
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, DataError, UserError
+from megatron_lmt.preprocessing import shards as shards_module
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.inputs import expand, sha256_of, sources_in
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.records import read_lines
+from megatron_lmt.preprocessing.tokenising import Recipe
 from tests.conftest import REPOSITORY
 from tests.unit.test_resume_preprocess import interrupt_after, result
 

@@ -12,11 +12,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, IndexedWriter, bin_path, idx_path, read_manifest, rejected_path
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.recipe import Recipe
 from megatron_lmt.errors import DataError
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.recipe import Recipe
 from megatron_lmt.runtime.device import open_device
 from tests.conftest import REPOSITORY
 
@@ -112,7 +112,7 @@ def _add_sparse_document(writer: IndexedWriter, length: int, last_token: int) ->
 
 def test_parts_of_more_than_32_bits_are_merged(tmp_path):
     """The index of merged files; merging their 9.6 GB would take minutes, so .bin is left out."""
-    from megatron_lmt.data import merge
+    from megatron_lmt.preprocessing import merge
 
     length, parts = 1_200_000_000, []
     for number in range(2):

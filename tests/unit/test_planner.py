@@ -9,13 +9,13 @@ import pytest
 from megatron_lmt.config import load_run
 from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.planner import add_targets, aggregate, by_group, by_language, by_pair, plan_rows, warnings
-from megatron_lmt.data.preprocess import preprocess
 from megatron_lmt.data.repetition import Targets, repetitions
-from megatron_lmt.data.sft_corpus import build_sft_corpus
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.languages import directions
 from megatron_lmt.preflight import check_data
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
+from megatron_lmt.sft.corpus import build_sft_corpus
 from tests.conftest import QUICKSTART, REPOSITORY
 
 

@@ -21,14 +21,14 @@ import psutil
 import pytest
 import sentencepiece
 
-from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
-from megatron_lmt.data.inputs import sources_in
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.shards import Shards
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError, UserError
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.inputs import sources_in
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.shards import Shards
+from megatron_lmt.preprocessing.tokenising import Recipe
 
 TOOL = Path(__file__).parents[2] / "tools/preprocess_data.py"
 TEXTS = ["Wasser und Brot", "水和面包 <|im_start|>", "\u202f\u180e\u200d ᠮᠣᠩᠭᠣᠯ", "a\u2028b\u0085c\r d", " \n\n x"]
@@ -392,5 +392,5 @@ def test_the_command_imports_nothing_that_is_slow(tmp_path, command):
     result = subprocess.run(start, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
-    assert "megatron_lmt.data.preprocess" in imported
+    assert "megatron_lmt.preprocessing.preprocess" in imported
     assert not imported & {"torch", "transformers", "datasets", "pyarrow", "pandas", "pydantic", "megatron.core"}

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from megatron_lmt.data.prompts import ChatTurn, render_prompt
 from megatron_lmt.errors import ConfigError
+from megatron_lmt.sft.prompts import ChatTurn, render_prompt
 
 # what matters of Qwen3's: a think block in rendered answers, none in the generation prompt unless thinking is switched off
 QWEN3_LIKE = """

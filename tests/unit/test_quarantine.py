@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import IndexedReader, bin_path, idx_path, read_manifest, rejected_path
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
 from tests.conftest import REPOSITORY
 
 LONG = "Wasser und Brot " * 40

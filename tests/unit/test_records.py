@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from megatron_lmt.data.records import read_aligned, read_documents, read_lines, read_pairs
 from megatron_lmt.errors import DataError
+from megatron_lmt.preprocessing.records import read_aligned, read_documents, read_lines, read_pairs
 
 HARD = "a\u2028b\u0085c\u202fᠠ\u180e\u200d\r x\u000be\u0301"
 

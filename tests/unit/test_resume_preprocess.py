@@ -16,23 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_lmt.data import preprocess as preprocess_module
-from megatron_lmt.data import shards as shards_module
-from megatron_lmt.data import text_files
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, bin_path, idx_path, manifest_path, rejected_path
-from megatron_lmt.data.inputs import sources_in
-from megatron_lmt.data.merge import merge
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.shards import Shards, shards_folder
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.errors import DataError, UserError
+from megatron_lmt.preprocessing import preprocess as preprocess_module
+from megatron_lmt.preprocessing import shards as shards_module
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.inputs import sources_in
+from megatron_lmt.preprocessing.merge import merge
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.shards import Shards, shards_folder
+from megatron_lmt.preprocessing.tokenising import Recipe
 
 SMALL = """
 import sys
 from pathlib import Path
-from megatron_lmt.data import shards, text_files
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.tokenising import Recipe
+from megatron_lmt.preprocessing import shards
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
 shards.SHARD_BYTES, text_files.CHUNK_BYTES = 40_000, 5_000
 tokenizer, workers, prefix, *inputs = sys.argv[1:]
 jobs = {Path(prefix): [Path(file) for file in inputs]}

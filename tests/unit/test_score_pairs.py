@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from megatron_lmt.data import score_pairs as module
-from megatron_lmt.data.score_pairs import score_pairs
+from megatron_lmt.corpus import score_pairs as module
+from megatron_lmt.corpus.score_pairs import score_pairs
 from megatron_lmt.errors import UserError
 from megatron_lmt.eval.comet import Comet
 from tests.conftest import LINES, REPOSITORY

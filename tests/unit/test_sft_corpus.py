@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from megatron_lmt.data.records import read_lines
-from megatron_lmt.data.sft_corpus import build_sft_corpus
-from megatron_lmt.data.test_sets import fingerprint, known_test_sets
+from megatron_lmt.corpus.test_sets import fingerprint, known_test_sets
 from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.languages import auxiliary_language, directions, is_downsampled, pairs, split_direction
+from megatron_lmt.preprocessing.records import read_lines
+from megatron_lmt.sft.corpus import build_sft_corpus
 from tests.conftest import REPOSITORY
 from tests.unit.test_corpus import ALIGNED, PAIRS, config, records
 
@@ -216,8 +216,8 @@ def test_a_sentence_with_a_control_token_is_dropped_and_listed(tmp_path, inputs,
 
 def as_known(monkeypatch, language, texts):
     """Let these sentences be a known test set: the real ones are not at hand, only their fingerprints."""
-    from megatron_lmt.data import contamination
-    from megatron_lmt.data.test_sets import TestSentences, fingerprints
+    from megatron_lmt.corpus.test_sets import TestSentences, fingerprints
+    from megatron_lmt.sft import contamination
 
     monkeypatch.setattr(contamination, "known_test_sets", lambda: [TestSentences("secret", {language: fingerprints(texts)})])
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from megatron_lmt.data import text_files
-from megatron_lmt.data.corpus import build_cpt_corpus
+from megatron_lmt.corpus.cpt import build_cpt_corpus
+from megatron_lmt.corpus.source_list import read_sources
 from megatron_lmt.data.indexed import IndexedReader, bin_path, idx_path, read_manifest, rejected_path
-from megatron_lmt.data.inputs import Input, as_input, paired, sources_in
-from megatron_lmt.data.pairs import Pairing
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.recipe import Recipe
-from megatron_lmt.data.source_list import read_sources
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, DataError, UserError
+from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.inputs import Input, as_input, paired, sources_in
+from megatron_lmt.preprocessing.pairs import Pairing
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.recipe import Recipe
 from tests.conftest import REPOSITORY
 from tests.end_to_end.processes import tool
 from tests.unit.test_resume_preprocess import interrupt_after, result
@@ -88,7 +88,7 @@ def test_each_way_gives_the_same_documents(tmp_path, recipe, tiny_tokenizer, mon
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_goes_on_after_an_interruption(tmp_path, recipe, monkeypatch, way):
     monkeypatch.setattr(text_files, "CHUNK_BYTES", 150)
-    monkeypatch.setattr("megatron_lmt.data.shards.SHARD_BYTES", 300)
+    monkeypatch.setattr("megatron_lmt.preprocessing.shards.SHARD_BYTES", 300)
     given = inputs(way, tmp_path, PAIRS)
     preprocess(recipe, {tmp_path / "whole": given})
     interrupt_after(monkeypatch, 5, tmp_path / "x", recipe, {tmp_path / "x": given}, 1, 0)
@@ -229,8 +229,8 @@ def test_wrong_lists(tmp_path, corpus, change, message):
 
 def test_a_name_on_the_hub_is_streamed(tmp_path, recipe, tiny_tokenizer, monkeypatch):
     """A folder stands for the hub, which tests cannot reach: the loading code is the same."""
-    monkeypatch.setattr("megatron_lmt.data.hub.ROWS_TOGETHER", 7)
-    monkeypatch.setattr("megatron_lmt.data.shards.SHARD_BYTES", 100)
+    monkeypatch.setattr("megatron_lmt.preprocessing.hub.ROWS_TOGETHER", 7)
+    monkeypatch.setattr("megatron_lmt.preprocessing.shards.SHARD_BYTES", 100)
     (tmp_path / "data").mkdir()
     for part in range(2):
         rows = [{"id": n, "text": f"Wasser {part} {n}"} for n in range(30)]

@@ -8,14 +8,14 @@ import pytest
 
 from megatron_lmt.config import load_run
 from megatron_lmt.data.indexed import IndexedReader
-from megatron_lmt.data.inputs import sources_in
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.sft_corpus import build_sft_corpus
-from megatron_lmt.data.supervision import check_supervision, supervision_lines
-from megatron_lmt.data.tokenising import Recipe
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError, UserError
 from megatron_lmt.preflight import check_run, describe
+from megatron_lmt.preprocessing.inputs import sources_in
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
+from megatron_lmt.sft.corpus import build_sft_corpus
+from megatron_lmt.sft.supervision import check_supervision, supervision_lines
 from tests.conftest import QUICKSTART
 
 KEYS = ("prompt", "target")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megatron_lmt.data.corpus import format_pair
+from megatron_lmt.corpus.cpt import format_pair
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
 from megatron_lmt.data.loader import collate
 from megatron_lmt.data.mixture import Sample

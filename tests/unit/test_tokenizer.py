@@ -6,9 +6,9 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from megatron_lmt.data.tokenizer import load_tokenizer
-from megatron_lmt.data.train_tokenizer import train_tokenizer
 from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.languages import languages
+from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 HARD = "a\u2028b\u202fᠠ\u180e\u200d  क्\u200dष ﷺ ①\t\r\n\u0085e\u0301 😀"
 

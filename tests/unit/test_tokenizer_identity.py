@@ -166,7 +166,7 @@ def test_what_is_not_a_tokenizer_is_named_with_the_fix(tiny_tokenizer, tmp_path)
 
 def test_neither_torch_nor_transformers_is_imported(tiny_tokenizer):
     program = (
-        "import sys, megatron_lmt.data.preprocess, megatron_lmt.data.tokenizer as t\n"
+        "import sys, megatron_lmt.preprocessing.preprocess, megatron_lmt.data.tokenizer as t\n"
         f"t.load_tokenizer({HUGGING_FACE!r}, t.Path({str(tiny_tokenizer)!r})).encode('a')\n"
         "sys.exit(str({'torch', 'transformers'} & set(sys.modules) or ''))"
     )

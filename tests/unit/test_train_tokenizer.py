@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from megatron_lmt.data.tokenizer import load_tokenizer
-from megatron_lmt.data.train_tokenizer import SPECIAL_TOKENS, WORDS, train_tokenizer
 from megatron_lmt.errors import DataError, UserError
+from megatron_lmt.preprocessing.train_tokenizer import SPECIAL_TOKENS, WORDS, train_tokenizer
 
 TOOL = Path(__file__).parents[2] / "tools/train_tokenizer.py"
 LINES = ["The house by the river", "Das Haus am Fluss", "河边的房子，房子里的人", "Дом у реки, дом и река"] * 2

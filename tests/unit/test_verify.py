@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-from megatron_lmt.data import verify as verify_module
 from megatron_lmt.data.indexed import (
     CONTEXT,
     LOSS,
@@ -19,12 +18,13 @@ from megatron_lmt.data.indexed import (
     read_manifest,
     write_manifest,
 )
-from megatron_lmt.data.preprocess import preprocess
-from megatron_lmt.data.progress import progress
-from megatron_lmt.data.tokenising import Recipe
-from megatron_lmt.data.train_tokenizer import train_tokenizer
-from megatron_lmt.data.verify import verify
 from megatron_lmt.errors import DataError
+from megatron_lmt.preprocessing import verify as verify_module
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.tokenising import Recipe
+from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
+from megatron_lmt.preprocessing.verify import verify
+from megatron_lmt.progress import progress
 from tests.conftest import LINES, REPOSITORY
 
 VOCAB_SIZE, EOD = 512, 7

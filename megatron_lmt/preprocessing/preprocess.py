@@ -1,0 +1,165 @@
+"""From text to tokens on disk: a pool of processes tokenises, this one writes in the order of the input.
+
+The result is the same for any number of workers, and for a run that was killed and started again. Bad input stops the
+work with its file and line, or is set aside and counted, up to a limit; nothing has its final name before it is whole.
+
+Cost: this process, reading gzip and writing, keeps up with thirty workers of `tokenising.py`. Inputs are hashed by a
+thread beside it, which reads them a second time.
+
+Next on the path: `text_files.py`, `tokenising.py` and `shards.py` do the work; `indexed.py` describes the files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest, write_manifest
+from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.errors import DataError, Problems
+from megatron_lmt.preprocessing.engines import AUTO, choose_engine, engine_version
+from megatron_lmt.preprocessing.inputs import (
+    Input,
+    are_those,
+    as_input,
+    bytes_of,
+    describe,
+    in_background,
+    input_problems,
+    state,
+)
+from megatron_lmt.preprocessing.manifest import description, document_counts
+from megatron_lmt.preprocessing.quarantine import counted
+from megatron_lmt.preprocessing.recipe import Recipe
+from megatron_lmt.preprocessing.resume import job_of, resume_problems, unasked_shards
+from megatron_lmt.preprocessing.shards import Shards, shards_folder
+from megatron_lmt.preprocessing.text_files import CHUNK_BYTES, read_chunks
+from megatron_lmt.preprocessing.tokenising import Settings, first_texts, settings_of
+from megatron_lmt.preprocessing.workers import Work, working
+from megatron_lmt.progress import Pace, progress
+
+
+def preprocess(
+    recipe: Recipe,
+    jobs: dict[Path, list[Path | Input]],
+    workers: int = 1,
+    max_bad_lines: int = 0,
+    resume: bool = False,
+    engine: str = AUTO,
+) -> list[dict]:
+    """Tokenise text.
+
+    Args:
+        jobs: prefix to write (`_text_document` is appended) → files and `datasets` folders to read, in this order.
+        workers: number of tokenising processes; 1 is this process alone. More are spawned, so a script that calls this
+            needs its `if __name__ == "__main__"`.
+        max_bad_lines: how many bad lines of a prefix are set aside, in `<prefix>_text_document.rejected.jsonl.gz`.
+        resume: keep prefixes that are finished, and go on in one that was interrupted.
+        engine: "auto", "standard" or "gigatoken"; see engines.py.
+    Returns:
+        the manifest of each prefix.
+    Raises:
+        UserError: wrong arguments (all of them), or the first bad line beyond `max_bad_lines`. Prefixes finished before
+            stay.
+    """
+    outputs = {Path(f"{prefix}_text_document"): list(map(as_input, inputs)) for prefix, inputs in jobs.items()}
+    files = {path for inputs in outputs.values() for given in inputs for path in given.paths if path.is_file()}
+    chunks = 1 + sum(file.stat().st_size for file in files) // CHUNK_BYTES
+    with working(recipe, workers, engine, chunks) as work:
+        tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
+        texts = first_texts(recipe, list(outputs.values()))
+        settings = settings_of(recipe, tokenizer, choose_engine(engine, recipe, tokenizer, texts))
+        total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
+        with progress(total_bytes, "tokenising") as bar:
+            write = partial(_write, tokenizer, settings, work, max_bad_lines, bar)
+            manifests = []
+            for prefix, inputs in outputs.items():
+                try:
+                    finished = manifest_path(prefix).exists()
+                    manifests.append(_keep(bar, prefix, inputs) if finished else write(prefix, inputs))
+                except OSError as error:  # the disk is full, or not writable, or an input went away
+                    raise DataError(f"{prefix}: stopped: {error}; mend that and start again with --resume") from error
+            return manifests
+
+
+def _check(recipe: Recipe, outputs: dict[Path, list[Input]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:
+    problems = Problems()
+    problems.found += recipe.problems()
+    tokenizer = problems.of(load_tokenizer, recipe.tokenizer_type, recipe.tokenizer_model)
+    if tokenizer and recipe.append_eod:
+        problems.of(getattr, tokenizer, "eod")
+    if workers < 1:
+        problems.found.append(f"--workers {workers}: at least 1")
+    if max_bad_lines < 0:
+        problems.found.append(f"--max-bad-lines {max_bad_lines}: at least 0")
+    for inputs in outputs.values():
+        problems.found += input_problems(inputs, recipe.json_keys)
+    sound = not problems.found  # only then is it known what the outputs should be
+    for prefix, inputs in outputs.items():
+        if not resume:
+            problems.found += existing_files(prefix) + unasked_shards(prefix)
+        elif sound:
+            problems.found += resume_problems(prefix, inputs, description(recipe, tokenizer))
+    problems.raise_if_any()
+    return tokenizer
+
+
+def _keep(bar: tqdm, prefix: Path, inputs: list[Input]) -> dict:
+    """The manifest of what an earlier run finished.
+
+    Raises:
+        DataError: it was made from other text.
+    """
+    manifest = read_manifest(prefix)
+    if not are_those(inputs, manifest["inputs"]):
+        names = ", ".join(given.name for given in inputs)
+        raise DataError(f"{prefix}: made from another content of {names}; delete its files, or give another prefix")
+    shutil.rmtree(shards_folder(prefix), ignore_errors=True)  # if the run was killed after it had finished
+    bar.update(sum(bytes_of(path) for path in inputs))
+    return manifest
+
+
+def _write(
+    tokenizer: Tokenizer,
+    settings: Settings,
+    work: Work,
+    max_bad_lines: int,
+    bar: tqdm,
+    prefix: Path,
+    inputs: list[Input],
+) -> dict:
+    recipe = settings.recipe
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    described = description(recipe, tokenizer)
+    job = job_of(inputs, described)
+    hashed = in_background(describe, inputs)
+    with Shards(prefix, job, tokenizer.vocab_size, recipe.modes, max_bad_lines) as shards:
+        bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
+        pace = Pace(bar, shards)
+        chunks = read_chunks(inputs, recipe.json_keys, shards.position, recipe.max_bytes)
+        for result in work(settings, chunks):
+            shards.add(result)
+            bar.update(result.size)
+            pace.show(shards, result.text_bytes)
+        if not shards.documents:
+            names = ", ".join(given.name for given in inputs)
+            why = f" that can be used ({counted(shards.rejected)})" if shards.rejected else ""
+            raise DataError(f"{names}: no document in it{why}; nothing was written for {prefix}")
+        if state(inputs) != job["inputs"]:
+            raise DataError(
+                f"{', '.join(given.name for given in inputs)}: changed while it was read; start again when it is complete"
+            )
+        manifest = {
+            **document_counts(shards.documents, shards.rejected),
+            **described,
+            **shards.text,
+            "engine": engine_version(settings.engine, recipe.tokenizer_type),
+            "inputs": hashed.result(),
+            **shards.edges.most_frequent(),
+            **shards.finish(),  # last: it gives the files their names
+        }
+        write_manifest(prefix, manifest)
+    return manifest

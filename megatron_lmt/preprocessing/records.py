@@ -1,0 +1,137 @@
+"""Text as it comes: documents, pairs and aligned lines from plain or compressed files.
+
+Lines end at "\\n" and nowhere else, because text contains U+2028, U+0085 and their like. Nothing is normalised: joiners and
+format characters carry meaning in Inner Mongolian, Persian and the Indic scripts.
+
+Next on the path: `corpus/cpt.py` writes training records from these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from megatron_lmt.errors import DataError
+from megatron_lmt.preprocessing.compression import DAMAGES, FORMATS, decompressed
+
+
+class BadRecord(DataError):
+    """One record that cannot be used.
+
+    Args:
+        reason: a short code to count by: not_utf8, broken_json, wrong_type, missing_key, empty, lone_surrogate, too_long.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    with open(path, "rb") as file:
+        yield decompressed(file, path)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its "\\n").
+
+    Raises:
+        DataError: not UTF-8, or a damaged compressed file; with the line.
+    """
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for raw in file:
+                number += 1
+                yield number, raw.removesuffix(b"\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except DAMAGES as error:
+        raise DataError(f"{path}:{number + 1}: damaged {FORMATS[path.suffix]} file ({error})") from None
+
+
+def parse_record(line: str, keys: list[str], where: str) -> list[str]:
+    """The texts under `keys` of one line of a jsonl file.
+
+    Raises:
+        BadRecord: not a JSON object, or a key that is missing, not a string, empty, or not valid Unicode.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("broken_json", f"{where}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise BadRecord("wrong_type", f"{where}: a {type(record).__name__}, not a JSON object")
+    for key in keys:
+        if key not in record:
+            raise BadRecord("missing_key", f"{where}: no key {key!r}; there are {sorted(record)}")
+        check_text(record[key], f"{where}: {key!r}")
+    return [record[key] for key in keys]
+
+
+def check_text(text: Any, what: str) -> None:
+    """
+    Raises:
+        BadRecord: not a string, empty, or not valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise BadRecord("wrong_type", f"{what} is {text!r:.80}, not a text")
+    if not text.strip():
+        raise BadRecord("empty", f"{what} is {text!r:.80}, not a text")
+    if not _is_valid_unicode(text):
+        raise BadRecord("lone_surrogate", f"{what} contains a lone surrogate, which is not valid Unicode")
+
+
+def _is_valid_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_documents(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, text) of a jsonl file with the key `text`, or of a plain file with one document a line."""
+    is_jsonl = ".jsonl" in path.suffixes
+    for number, line in read_lines(path):
+        if is_jsonl:
+            (line,) = parse_record(line, ["text"], f"{path}:{number}")
+        elif not line.strip():
+            raise DataError(f"{path}:{number}: an empty line where a document should be")
+        yield number, line
+
+
+def read_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line number, source, target): the first two columns of a tab-separated file; others are ignored."""
+    for number, line in read_lines(path):
+        columns = line.split("\t")
+        if len(columns) < 2 or not columns[0].strip() or not columns[1].strip():
+            raise DataError(f"{path}:{number}: needs two columns with text, separated by a tab; it is {line[:80]!r}")
+        yield number, columns[0], columns[1]
+
+
+def read_aligned(paths: list[Path]) -> Iterator[tuple[int, list[str]]]:
+    """(line number, that line of each file), for files where the same line means the same.
+
+    Raises:
+        DataError: an empty line, or files of different length.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(closing(read_lines(path))) for path in paths]
+        for lines in zip_longest(*files):
+            number = next(line[0] for line in lines if line)
+            short = [str(path) for path, line in zip(paths, lines, strict=True) if line is None]
+            if short:
+                counts = ", ".join(f"{path} {sum(1 for _ in read_lines(path))}" for path in paths)
+                raise DataError(
+                    f"{', '.join(short)}: ends before line {number}, which files aligned with it have (lines: {counts})"
+                )
+            for path, (_, line) in zip(paths, lines, strict=True):
+                if not line.strip():
+                    raise DataError(f"{path}:{number}: an empty line among aligned sentences")
+            yield number, [line for _, line in lines]

@@ -1,0 +1,210 @@
+"""What is finished of one source, so that a run which was killed goes on there.
+
+Beside the token files to be made stands a folder `<prefix>.shards`. A shard in it is a pair of token files with the
+documents of some 256 MB of text, a file of the records rejected in it, and a marker that is written last and says where
+the next shard begins. At the end all are merged, the token files get their names, and the folder goes.
+
+Where shards are cut does not show in the result, which is the same whether a run was interrupted or not.
+
+Cost: with more than one shard, tokens are written twice, and take twice their space until the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from megatron_lmt.data.indexed import IndexedWriter, best_dtype, bin_path, idx_path, rejected_path, write_parts
+from megatron_lmt.errors import DataError
+from megatron_lmt.files import write_json_atomically
+from megatron_lmt.preprocessing.edges import EdgeTokens
+from megatron_lmt.preprocessing.merge import merge
+from megatron_lmt.preprocessing.quarantine import Quarantine
+from megatron_lmt.preprocessing.text_files import Position
+from megatron_lmt.preprocessing.tokenising import Tokens
+
+SHARD_BYTES = 256 << 20
+"""Of text: at 5 MB a second and worker, this is lost when a run is killed. Its index takes some 50 MB of memory."""
+
+
+def shards_folder(prefix: Path) -> Path:
+    return Path(f"{prefix}.shards")
+
+
+def known_job(prefix: Path) -> dict | None:
+    """What the shards of `prefix` are to become part of. None: the run was killed before it could say so."""
+    file = shards_folder(prefix) / "job.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _lock(folder: Path) -> TextIO:
+    """Keep other runs out as long as this file is open, which ends with the process."""
+    file = open(folder / "lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DataError(f"{folder}: another run is at work here; wait for it, or give another prefix") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP):  # some cluster file systems have no locks: go without
+            raise
+    return file
+
+
+class Shards:
+    """The shards of one source: those of an interrupted run, and those that are added.
+
+    Leaving it by an exception keeps the finished shards; leaving it in order removes all.
+
+    Args:
+        prefix: of the token files to be made, in a folder that exists.
+        job: what decides the tokens; JSON.
+        vocab_size: of the tokenizer.
+        modes: LOSS or CONTEXT for each sequence of a document, or None.
+        max_bad_lines: how many records may be rejected in all.
+    Raises:
+        DataError: another run is at work here.
+    """
+
+    def __init__(self, prefix: Path, job: dict, vocab_size: int, modes: list[int] | None, max_bad_lines: int):
+        self._prefix, self._dtype, self._modes, self._max_bad_lines = prefix, best_dtype(vocab_size), modes, max_bad_lines
+        self._folder = shards_folder(prefix)
+        self._writing = ExitStack()
+        self._folder.mkdir(exist_ok=True)
+        self._lock = _lock(self._folder)
+        write_json_atomically(self._folder / "job.json", job)
+        self._finished = self._read_markers()
+        self._remove_unfinished()
+        self._writer: IndexedWriter | None = None
+        self.edges = EdgeTokens(vocab_size)
+        self._text: Counter[str] = Counter(self._finished[-1]["text"] if self._finished else {"words": 0, "characters": 0})
+        if self._finished:
+            self.edges.load(self._edges_path(len(self._finished) - 1))
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self._writing.__exit__(kind, error, traceback)
+        finally:
+            self._remove_unfinished()
+            # token files that have their names, but no manifest yet, can be gone on with only if the folder stays
+            if kind is None or not (self._finished or bin_path(self._prefix).exists()):
+                shutil.rmtree(self._folder)
+            self._lock.close()
+
+    def _read_markers(self) -> list[dict]:
+        markers = []
+        while (marker := self._marker(len(markers))).exists():
+            markers.append(json.loads(marker.read_text(encoding="utf-8")))
+        return markers
+
+    def _remove_unfinished(self) -> None:
+        finished = {self._shard(number).name for number in range(len(self._finished))}
+        for file in self._folder.iterdir():
+            if file.name not in ("job.json", "lock") and file.name.split(".")[0] not in finished:
+                file.unlink()
+
+    def _shard(self, number: int) -> Path:
+        return self._folder / f"{number:06d}"
+
+    def _marker(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.json"
+
+    def _edges_path(self, number: int) -> Path:
+        """First and last tokens of this shard and all before."""
+        return self._folder / f"{number:06d}.edges.npy"
+
+    @property
+    def position(self) -> Position:
+        """Where the text begins that is not yet in a finished shard."""
+        return Position(**self._finished[-1]["end"]) if self._finished else Position()
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many records were rejected until now, by reason."""
+        if self._writer:
+            return self._quarantine.counts
+        return self._finished[-1]["rejected"] if self._finished else {}
+
+    @property
+    def documents(self) -> int:
+        """How many were written until now."""
+        finished = sum(marker["counts"]["documents"] for marker in self._finished)
+        return finished + (self._writer.num_documents if self._writer else 0)
+
+    @property
+    def tokens(self) -> int:
+        """How many were written until now."""
+        return sum(marker["counts"]["tokens"] for marker in self._finished) + (self._tokens if self._writer else 0)
+
+    @property
+    def text(self) -> dict[str, int]:
+        """Words, between spaces, and characters of the documents written until now."""
+        return dict(self._text)
+
+    def add(self, result: Tokens) -> None:
+        """Append the documents of a chunk, which must be the next one.
+
+        Raises:
+            DataError: too many records were rejected.
+        """
+        if not self._writer:
+            self._begin_shard()
+        self._quarantine.add(result.rejected)
+        self._writer.add_documents(result.tokens, result.lengths, self._modes)
+        self.edges.add(result.tokens, result.lengths)
+        self._tokens += len(result.tokens)
+        self._text.update(words=result.words, characters=result.characters)
+        self._text_bytes += result.text_bytes
+        self._end = result.end
+        if self._text_bytes >= SHARD_BYTES:
+            self._finish_shard()
+
+    def _begin_shard(self) -> None:
+        shard = self._shard(len(self._finished))
+        quarantine = Quarantine(rejected_path(shard), self._max_bad_lines, self.rejected)
+        self._quarantine = self._writing.enter_context(quarantine)
+        self._writer = self._writing.enter_context(IndexedWriter(shard, self._dtype, bool(self._modes)))
+        self._text_bytes = self._tokens = 0
+
+    def _close_shard(self) -> dict:
+        counts = self._writer.close()
+        self._writing.close()
+        self._writer = None
+        return counts
+
+    def _finish_shard(self) -> None:
+        marker = {"rejected": self.rejected, "end": asdict(self._end), "text": self.text, "counts": self._close_shard()}
+        self.edges.save(self._edges_path(len(self._finished)))
+        write_json_atomically(self._marker(len(self._finished)), marker)
+        self._finished.append(marker)
+
+    def finish(self) -> dict:
+        """Give the token files and the rejected records their names; returns counts and hashes for the manifest."""
+        if self._finished:
+            whole, counts = self._folder / "merged", self._merge()
+        else:  # a single shard needs neither marker nor merging
+            whole, counts = self._shard(0), self._close_shard()
+        for path in (rejected_path, bin_path, idx_path):
+            if path(whole).exists():
+                path(whole).rename(path(self._prefix))
+        return counts
+
+    def _merge(self) -> dict:
+        if self._writer:
+            self._finish_shard()
+        shards = [self._shard(number) for number in range(len(self._finished))]
+        merged = self._folder / "merged"
+        rejected = [rejected_path(shard) for shard in shards if rejected_path(shard).exists()]
+        if rejected:
+            write_parts(rejected_path(merged), (file.read_bytes() for file in rejected))  # gzip files may be joined
+        return merge([(shard, marker["counts"]) for shard, marker in zip(shards, self._finished, strict=True)], merged)

@@ -1,0 +1,119 @@
+"""Records to token ids, a chunk at a time.
+
+A record that cannot be used does not stop its chunk: it comes back with its line and reason, and the caller decides.
+
+Cost: with Hugging Face's library 0.8 million tokens a second and process, with gigatoken 8 million.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+
+import numpy as np
+
+from megatron_lmt.data.indexed import best_dtype
+from megatron_lmt.data.tokenizer import Tokenizer
+from megatron_lmt.preprocessing.engines import Encode, open_engine
+from megatron_lmt.preprocessing.inputs import Input
+from megatron_lmt.preprocessing.parsing import Rejected, read_texts, records_of, rejected
+from megatron_lmt.preprocessing.recipe import Recipe
+from megatron_lmt.preprocessing.text_files import Chunk, Position, read_chunks
+
+WORD = re.compile(r"[^ \t\n]+")
+"""No-break spaces do not part words: U+202F joins a suffix to its word in Inner Mongolian."""
+
+MOST_TRIED_SOURCES, TRIED_TEXT = 64, 1 << 17
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker needs to know: `eod` is the token that ends documents, or None; `dtype` that of the token files."""
+
+    recipe: Recipe
+    engine: str
+    eod: int | None
+    dtype: np.dtype
+
+
+def settings_of(recipe: Recipe, tokenizer: Tokenizer, engine: str) -> Settings:
+    return Settings(recipe, engine, tokenizer.eod if recipe.append_eod else None, best_dtype(tokenizer.vocab_size))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a chunk became: `tokens` [sum of lengths] and `lengths` int32 [documents, keys]; `words`, between spaces, and
+    `characters` of these documents; the rest is the chunk's.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    words: int
+    characters: int
+    rejected: list[Rejected]
+    size: int
+    text_bytes: int
+    end: Position
+
+
+def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
+    recipe, eod = settings.recipe, settings.eod
+    texts, places, bad = read_texts(recipe, chunk)
+    tokens, lengths = open_engine_once(recipe, settings.engine)(texts)
+    lengths = lengths.reshape(-1, 1 if chunk.pairing else len(recipe.json_keys))
+    wrong = _wrong_lengths(recipe, lengths.sum(axis=1), eod is not None)
+    if wrong:
+        records = records_of(chunk)
+        for document, (reason, why) in wrong.items():
+            line = chunk.first_line + places[document]
+            bad.append(rejected(chunk, line, records[places[document]], reason, f"{chunk.file}:{line}: {why}"))
+        bad.sort(key=lambda record: record.line)
+        texts = [text for place, text in enumerate(texts) if place // lengths.shape[1] not in wrong]
+        kept = ~np.isin(np.arange(len(lengths)), list(wrong))
+        tokens, lengths = tokens[np.repeat(kept, lengths.sum(axis=1))], lengths[kept]
+    tokens = tokens.astype(settings.dtype, copy=False)
+    if eod is not None:
+        tokens = np.insert(tokens, lengths.sum(axis=1).cumsum(), eod)
+        lengths[:, -1] += 1
+    words, characters = count_words(texts), sum(map(len, texts))
+    return Tokens(tokens, lengths.astype(np.int32), words, characters, bad, chunk.size, chunk.text_bytes, chunk.end)
+
+
+def count_words(texts: list[str]) -> int:
+    """As many as `WORD` finds, twenty times as fast."""
+    letters = np.frombuffer("\n".join(["", *texts]).encode(), np.uint8)
+    spaces = (letters == ord(" ")) | (letters == ord("\t")) | (letters == ord("\n"))
+    return int(np.count_nonzero(spaces[:-1] & ~spaces[1:]))
+
+
+@cache
+def open_engine_once(recipe: Recipe, engine: str) -> Encode:
+    """Once in the life of a process, which ends with the call to `preprocess`."""
+    return open_engine(engine, recipe)
+
+
+def first_texts(recipe: Recipe, sources: list[list[Input]]) -> Iterator[str]:
+    """Some of the first texts of at most 64 sources, 131,072 characters in all, to try an engine on."""
+    chosen = sources[:: -(-len(sources) // MOST_TRIED_SOURCES)]
+    for inputs in chosen:
+        size = 0
+        for chunk in islice(read_chunks(inputs, recipe.json_keys, Position(), recipe.max_bytes), 1):
+            for text in read_texts(recipe, chunk)[0]:
+                yield text[:TRIED_TEXT]
+                size += len(text)
+                if size * len(chosen) > TRIED_TEXT:
+                    break
+
+
+def _wrong_lengths(recipe: Recipe, totals: np.ndarray, with_eod: bool) -> dict[int, tuple[str, str]]:
+    """Document → (reason, what is wrong), of documents with no token or too many."""
+    most = recipe.max_tokens - with_eod if recipe.max_tokens else np.inf
+    too_long = {
+        int(document): ("too_long", f"{totals[document] + with_eod:,} tokens, more than --max-tokens {recipe.max_tokens}")
+        for document in np.flatnonzero(totals > most)
+    }
+    empty = {int(document): ("no_tokens", "the tokenizer finds no token in it") for document in np.flatnonzero(totals == 0)}
+    return too_long | empty

@@ -1,17 +1,23 @@
-"""A pool of processes whose results come in the order of the work, and which ends with its parent or when one of it dies."""
+"""A pool of processes whose results come in the order of the work, and which ends with its parent or when one of it dies.
+
+Every process has a pipe of its own, and a thread here that asks it. However a process dies, while it starts, idle or in the
+middle of a result, the end of its pipe is seen, because no other process holds it open.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.pool import ExceptionWithTraceback
+from pickle import PicklingError
+from typing import Any, TypeVar
 
 from megatron_lmt.errors import DataError
 
@@ -20,62 +26,102 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def process_pool(number: int, died: str) -> Iterator[ProcessPoolExecutor]:
+def process_pool(number: int, died: str) -> Iterator[Pool]:
     """
     Args:
-        number: of processes.
+        number: of processes; no more are started than there is work for.
         died: what to tell a person if one dies.
     Raises:
         DataError: one died.
     """
-    # spawned, not forked: a fork of a process with threads, such as the progress bar's, may hang
-    context = multiprocessing.get_context("spawn")
+    pool = Pool(number, died)
     try:
-        with ProcessPoolExecutor(number, context, initializer=_prepare_worker) as pool:
-            try:
-                yield pool
-            except BrokenProcessPool:
-                _end(pool)
-                raise
-    except BrokenProcessPool:
-        raise DataError(died) from None
+        yield pool
+    finally:
+        pool.end()
 
 
-def submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments) -> Future[Result]:
-    try:
-        return pool.submit(function, *arguments)
-    except OSError as error:
-        raise BrokenProcessPool("it could not start a process, or broke while it did") from error
+class Pool:
+    """What `process_pool` gives."""
 
+    def __init__(self, number: int, died: str):
+        self._number, self._died = number, died
+        # spawned, not forked: a fork of a process with threads, such as the progress bar's, may hang
+        self._context = multiprocessing.get_context("spawn")
+        self._threads = ThreadPoolExecutor(number)
+        self._of_thread = threading.local()
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._has_ended = False
 
-def in_order(
-    pool: ProcessPoolExecutor, number: int, function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[Result]:
-    """The result of each item; at most two items for each of `number` workers are under way."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(submit(pool, function, item))
-        if len(pending) == 2 * number:
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """
+        Raises (when its result is asked for):
+            DataError: the process died, or could not be started.
+            Exception: what `function` raised, or that its result cannot be pickled.
+        """
+        return self._threads.submit(self._ask, function, arguments)
+
+    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The result of each item; at most two items for each process are under way."""
+        pending: deque[Future[Result]] = deque()
+        for item in items:
+            pending.append(self.submit(function, item))
+            if len(pending) == 2 * self._number:
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+
+    def end(self) -> None:
+        """Kill the processes, whatever they do, and wait until they are gone."""
+        self._has_ended = True
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.join()
+
+    def _ask(self, function: Callable, arguments: tuple) -> Any:
+        try:
+            if not hasattr(self._of_thread, "connection"):
+                self._of_thread.connection = self._start_process()
+            connection: Connection = self._of_thread.connection
+            connection.send((function, arguments))
+            is_result, answer = connection.recv()
+        except (EOFError, OSError) as error:
+            raise DataError(self._died) from error
+        if is_result:
+            return answer
+        raise answer
+
+    def _start_process(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes.append(process)
+        if self._has_ended:  # meanwhile, and `end` may not have seen this one
+            process.kill()
+        return ours
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Do what a broken pool leaves undone before it waits for its processes."""
-    if sys.version_info < (3, 11):
-        # the pool's feeder thread hangs on the full pipe of the dead worker (CPython issue 94777)
-        pool._call_queue._reader.close()
-    for process in pool._processes.values():
-        process.kill()  # one that was just starting when another died is not ended by the pool
-
-
-def _prepare_worker() -> None:
+def _work(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        while True:
+            function, arguments = connection.recv()
+            try:
+                answer = True, function(*arguments)
+            except Exception as error:
+                answer = False, ExceptionWithTraceback(error, error.__traceback__)
+            try:
+                connection.send(answer)
+            except (PicklingError, TypeError, AttributeError, ValueError) as error:  # nothing was sent yet
+                connection.send((False, error))
 
 
 def _end_with_parent() -> None:
-    """A pool's worker otherwise waits for work forever when the main process was killed."""
+    """In the middle of long work, too, when the parent was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -25,7 +25,7 @@ from megatron_lmt.corpus.duplicates import NearDuplicates, SeenHashes, duplicate
 from megatron_lmt.corpus.files import CorpusFolder, PairFiles, TextFile
 from megatron_lmt.corpus.quality import Quality
 from megatron_lmt.errors import DataError, Problems
-from megatron_lmt.pool import in_order, process_pool
+from megatron_lmt.pool import process_pool
 from megatron_lmt.toml_config import Section
 
 BATCH = 200
@@ -118,7 +118,7 @@ class Cleaner:
             return
         died = f"a cleaning process died (out of memory?): start again, with fewer --workers than {self._workers}"
         with process_pool(self._workers, died) as pool:
-            yield from in_order(pool, self._workers, examine, prepared)
+            yield from pool.in_order(examine, prepared)
 
     def _write(self, record: Record, rejection: Rejection) -> None:
         if self._file is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from megatron_lmt.pool import in_order, process_pool, submit
+from megatron_lmt.pool import process_pool
 from megatron_lmt.preprocessing.engines import probable_engine
 from megatron_lmt.preprocessing.recipe import Recipe
 from megatron_lmt.preprocessing.text_files import Chunk
@@ -39,5 +39,5 @@ def working(recipe: Recipe, number: int, engine: str, chunks: int) -> Iterator[W
     )
     with process_pool(number, died) as pool:
         for _ in range(min(number, chunks)):  # what is wrong with the tokenizer, the main process finds
-            submit(pool, open_engine_once, recipe, probable_engine(engine, recipe))
-        yield lambda settings, chunks: in_order(pool, number, partial(tokenise, settings), chunks)
+            pool.submit(open_engine_once, recipe, probable_engine(engine, recipe))
+        yield lambda settings, chunks: pool.in_order(partial(tokenise, settings), chunks)

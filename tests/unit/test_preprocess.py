@@ -326,29 +326,21 @@ def test_workers_end_when_the_command_is_killed(tmp_path, at_work):
     assert not (tmp_path / "out" / "x_text_document.bin").exists()
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_worker_that_dies_while_another_starts_is_an_error(tmp_path, recipe, monkeypatch, moment):
-    """The pool itself does not end a process that it was just starting, and waits for it."""
+def test_a_worker_that_dies_as_it_starts_is_an_error(tmp_path, recipe, monkeypatch):
+    """More moments are in test_pool.py."""
     source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS * 40))
     monkeypatch.setattr(text_files, "CHUNK_BYTES", 400)
-    start, started = SpawnProcess.start, []
-
-    def kill_first() -> None:
-        if len(started) == 1:
-            started[0].kill()
-            time.sleep(0.5)  # for the pool to notice
+    start = SpawnProcess.start
 
     def start_and_kill(self) -> None:
-        if moment == "before":
-            kill_first()
         start(self)
-        if moment == "after":
-            kill_first()
-        started.append(self)
+        self.kill()
 
     monkeypatch.setattr(SpawnProcess, "start", start_and_kill)
+    (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="a tokenising process died"):
-        preprocess(recipe, {tmp_path / "x": [source]}, workers=2)
+        preprocess(recipe, {tmp_path / "out/x": [source]}, workers=2)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -1,0 +1,91 @@
+"""A pool of processes: results in order, errors as they are, and an end, not a wait, when a process dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from megatron_lmt.errors import DataError
+from megatron_lmt.pool import process_pool
+from tests.conftest import REPOSITORY
+
+MOMENTS = ["start1", "start3", "item", "work", "result", "idle"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_process_that_dies_ends_the_work(moment):
+    command = [sys.executable, "-m", "tests.dying_workers", moment]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("after ") and done.stdout.endswith(": a process died\n"), done.stdout
+    assert not done.stderr
+
+
+def slow_at_first(item: int) -> tuple[int, int]:
+    time.sleep(0.3 if item == 0 else 0)
+    return item, os.getpid()
+
+
+def test_results_come_in_order_from_no_more_processes_than_asked_for():
+    with process_pool(3, "died") as pool:
+        results = list(pool.in_order(slow_at_first, range(40)))
+    assert [item for item, _ in results] == list(range(40))
+    assert 1 <= len({process for _, process in results}) <= 3
+
+
+def test_reading_runs_ahead_by_two_items_for_each_process():
+    read = []
+    with process_pool(2, "died") as pool:
+        results = pool.in_order(slow_at_first, (read.append(item) or item for item in range(40)))
+        next(results)
+        assert len(read) == 4
+        next(results)
+        assert len(read) == 5
+
+
+def refuse(item: int) -> None:
+    raise ValueError(f"item {item}")
+
+
+def unpicklable(item: int) -> object:
+    return threading.Lock() if item else lambda: None
+
+
+def test_errors_of_the_work_are_raised_with_their_place():
+    with process_pool(2, "died") as pool:
+        with pytest.raises(ValueError, match="item 0") as error:
+            list(pool.in_order(refuse, range(4)))
+        assert "in refuse" in str(error.value.__cause__)
+        for item in range(2):
+            with pytest.raises(Exception, match="pickle"):
+                pool.submit(unpicklable, item).result()
+        assert pool.submit(slow_at_first, 7).result()[0] == 7
+
+
+def sleep_long(item: int) -> None:
+    time.sleep(1000)
+
+
+def test_processes_are_gone_when_the_work_is_given_up():
+    before = set(psutil.Process().children())
+    with pytest.raises(KeyboardInterrupt), process_pool(3, "died") as pool:
+        for item in range(6):
+            pool.submit(sleep_long, item)
+        raise KeyboardInterrupt
+    left = [child for child in set(psutil.Process().children()) - before if "spawn_main" in " ".join(child.cmdline())]
+    assert not left
+
+
+def test_a_process_that_cannot_be_started_is_an_error(monkeypatch):
+    def start(self):
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", start)
+    with pytest.raises(DataError, match="died"), process_pool(2, "died") as pool:
+        list(pool.in_order(slow_at_first, range(3)))

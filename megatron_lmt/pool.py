@@ -29,13 +29,14 @@ Result = TypeVar("Result")
 def process_pool(number: int, died: str) -> Iterator[Pool]:
     """
     Args:
-        number: of processes; no more are started than there is work for.
+        number: of processes, which start at once.
         died: what to tell a person if one dies.
     Raises:
-        DataError: one died.
+        DataError: one died, or could not be started.
     """
     pool = Pool(number, died)
     try:
+        pool.start()
         yield pool
     finally:
         pool.end()
@@ -46,12 +47,24 @@ class Pool:
 
     def __init__(self, number: int, died: str):
         self._number, self._died = number, died
-        # spawned, not forked: a fork of a process with threads, such as the progress bar's, may hang
-        self._context = multiprocessing.get_context("spawn")
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._free: list[Connection] = []
         self._threads = ThreadPoolExecutor(number)
         self._of_thread = threading.local()
-        self._processes: list[multiprocessing.process.BaseProcess] = []
-        self._has_ended = False
+
+    def start(self) -> None:
+        # a fork starts at once, with all modules, but one of a process with threads, such as the progress bar's, may hang
+        context = multiprocessing.get_context("fork" if threading.active_count() == 1 else "spawn")
+        for _ in range(self._number):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            try:
+                process.start()
+            except OSError as error:
+                raise DataError(self._died) from error
+            theirs.close()
+            self._processes.append(process)
+            self._free.append(ours)
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """
@@ -73,7 +86,6 @@ class Pool:
 
     def end(self) -> None:
         """Kill the processes, whatever they do, and wait until they are gone."""
-        self._has_ended = True
         for process in self._processes:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
@@ -83,7 +95,7 @@ class Pool:
     def _ask(self, function: Callable, arguments: tuple) -> Any:
         try:
             if not hasattr(self._of_thread, "connection"):
-                self._of_thread.connection = self._start_process()
+                self._of_thread.connection = self._free.pop()
             connection: Connection = self._of_thread.connection
             connection.send((function, arguments))
             is_result, answer = connection.recv()
@@ -92,16 +104,6 @@ class Pool:
         if is_result:
             return answer
         raise answer
-
-    def _start_process(self) -> Connection:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
-        process.start()
-        theirs.close()
-        self._processes.append(process)
-        if self._has_ended:  # meanwhile, and `end` may not have seen this one
-            process.kill()
-        return ours
 
 
 def _work(connection: Connection) -> None:

@@ -1,13 +1,14 @@
-"""A pool of which one process dies, in a process of its own: python -m tests.dying_workers MOMENT; prints how it ended."""
+"""A pool of which one process dies: python -m tests.dying_workers MOMENT METHOD; prints how it ended."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 from megatron_lmt.errors import DataError
 from megatron_lmt.pool import process_pool
@@ -57,7 +58,7 @@ def die_idle(item) -> bytes:
 
 def kill_started(number: int) -> None:
     """Kill the worker that is started as this one, as soon as it is."""
-    start, started = SpawnProcess.start, []
+    start, started = BaseProcess.start, []
 
     def start_and_kill(self) -> None:
         started.append(self)
@@ -66,10 +67,12 @@ def kill_started(number: int) -> None:
         if is_chosen:
             self.kill()
 
-    SpawnProcess.start = start_and_kill
+    BaseProcess.start = start_and_kill
 
 
-def run(moment: str) -> str:
+def run(moment: str, method: str) -> str:
+    if method == "spawn":  # as in a process with threads
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     items: list = list(range(ITEMS))
     if moment == "item":
         items[5:5] = [(DiesWhenRead.__new__(DiesWhenRead), bytes(BIG))]
@@ -89,4 +92,4 @@ def run(moment: str) -> str:
 
 
 if __name__ == "__main__":
-    print(run(sys.argv[1]))
+    print(run(*sys.argv[1:]))

@@ -12,7 +12,6 @@ Next on the path: `preprocessing/preprocess.py` encodes a corpus in parallel.
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -138,7 +137,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def _identity(self) -> str:
-        return hashlib.sha256(_canonical(read_definition(self._folder)).encode()).hexdigest()
+        return hashlib.sha256(_canonical(read_definition(self._folder))).hexdigest()
 
 
 def _definition_file(folder: Path) -> Path:
@@ -172,7 +171,7 @@ def _read_json(file: Path) -> dict:
     return content
 
 
-def _canonical(definition: dict) -> str:
+def _canonical(definition: dict) -> bytes:
     """What decides ids, of the content of tokenizer.json: the same after transformers read and saved it.
 
     Left out are what happens to ids later (decoder, post-processor), offsets, and how defaults and merges are written.
@@ -186,7 +185,7 @@ def _canonical(definition: dict) -> str:
         "normalizer": definition.get("normalizer"),
         "pre_tokenizer": _without_offsets(definition.get("pre_tokenizer")),
     }
-    return json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
 
 
 def _without_offsets(value: Any) -> Any:

@@ -12,8 +12,10 @@ from megatron_lmt.data.tokenizer import read_definition
 from megatron_lmt.preprocessing.known_characters import KnownCharacters
 from megatron_lmt.preprocessing.recipe import Recipe
 
-Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
-"""Texts → ids [sum of lengths] and lengths [texts]."""
+Encoded = tuple[np.ndarray, np.ndarray]
+"""Ids [sum of lengths] and lengths [texts]."""
+
+Encode = Callable[[list[str]], Encoded]
 
 
 @cache
@@ -32,7 +34,7 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
         definition["added_tokens"] = [token for token in definition.get("added_tokens", []) if not token["special"]]
     tokenizer = Gigatoken.from_json(orjson.dumps(definition))
 
-    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(texts: list[str]) -> Encoded:
         if not texts:
             return np.zeros(0, np.uint32), np.zeros(0, np.int64)
         layout = tokenizer.encode_batch(texts, parallel=False).layout  # an awkward array: all ids, and where texts begin

@@ -55,15 +55,15 @@ def read_texts(recipe: Recipe, chunk: Chunk) -> tuple[list[str], list[int], list
 
     A pair that goes into another direction is in none of them.
     """
-    texts: list[str] = []
-    places: list[int] = []
-    bad: list[Rejected] = []
-    key = chunk.keys[0] if chunk.kind == "jsonl" and len(chunk.keys) == 1 else None
-    for place, record in enumerate(records_of(chunk)):
+    records = records_of(chunk)
+    good = _good_texts(recipe, chunk, records)
+    if all(good):
+        return good, list(range(len(good))), []
+    texts, places, bad = [], [], []
+    for place, (record, text) in enumerate(zip(records, good, strict=True)):
         line = chunk.first_line + place
         if chunk.pairing and not chunk.pairing.takes(line):
             continue
-        text = _quickly(record, key) if key and len(record) <= recipe.max_bytes else None
         try:
             found = [text] if text else _texts(recipe, chunk, record, line)
             texts += found
@@ -71,6 +71,14 @@ def read_texts(recipe: Recipe, chunk: Chunk) -> tuple[list[str], list[int], list
         except BadRecord as error:
             bad.append(rejected(chunk, line, record, error.reason, str(error)))
     return texts, places, bad
+
+
+def _good_texts(recipe: Recipe, chunk: Chunk, records: list[Record]) -> list[str | None]:
+    """The texts of records that can be told to be good at a glance; None for the others."""
+    if chunk.kind != "jsonl" or len(chunk.keys) != 1 or chunk.pairing:
+        return [None] * len(records)
+    (key,) = chunk.keys
+    return [_quickly(line, key) if len(line) <= recipe.max_bytes else None for line in records]
 
 
 def _quickly(line: bytes, key: str) -> str | None:

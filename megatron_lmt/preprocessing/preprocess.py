@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,9 +37,9 @@ from megatron_lmt.preprocessing.quarantine import counted
 from megatron_lmt.preprocessing.recipe import Recipe
 from megatron_lmt.preprocessing.resume import job_of, resume_problems, unasked_shards
 from megatron_lmt.preprocessing.shards import Shards, shards_folder
-from megatron_lmt.preprocessing.text_files import CHUNK_BYTES, read_chunks
+from megatron_lmt.preprocessing.text_files import most_chunks, read_chunks
 from megatron_lmt.preprocessing.tokenising import Settings, first_texts, settings_of
-from megatron_lmt.preprocessing.workers import Work, working
+from megatron_lmt.preprocessing.workers import Workers, working
 from megatron_lmt.progress import Pace, progress
 
 
@@ -54,8 +55,8 @@ def preprocess(
 
     Args:
         jobs: prefix to write (`_text_document` is appended) → files and `datasets` folders to read, in this order.
-        workers: number of tokenising processes; 1 is this process alone. More are spawned, so a script that calls this
-            needs its `if __name__ == "__main__"`.
+        workers: number of tokenising processes; 1 is this process alone. A script that calls this with more needs its
+            `if __name__ == "__main__"`: they may be spawned.
         max_bad_lines: how many bad lines of a prefix are set aside, in `<prefix>_text_document.rejected.jsonl.gz`.
         resume: keep prefixes that are finished, and go on in one that was interrupted.
         engine: "auto", "standard" or "gigatoken"; see engines.py.
@@ -66,15 +67,14 @@ def preprocess(
             stay.
     """
     outputs = {Path(f"{prefix}_text_document"): list(map(as_input, inputs)) for prefix, inputs in jobs.items()}
-    files = {path for inputs in outputs.values() for given in inputs for path in given.paths if path.is_file()}
-    chunks = 1 + sum(file.stat().st_size for file in files) // CHUNK_BYTES
-    with working(recipe, workers, engine, chunks) as work:
+    with working(recipe, workers, engine, most_chunks(chain.from_iterable(outputs.values()))) as pool:
         tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
+        described = description(recipe, tokenizer)  # while the workers open their engines
         texts = first_texts(recipe, list(outputs.values()))
-        settings = settings_of(recipe, tokenizer, choose_engine(engine, recipe, tokenizer, texts))
+        settings = settings_of(recipe, tokenizer, choose_engine(engine, recipe, tokenizer, texts, pool.submit))
         total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
         with progress(total_bytes, "tokenising") as bar:
-            write = partial(_write, tokenizer, settings, work, max_bad_lines, bar)
+            write = partial(_write, settings, described, pool, max_bad_lines, bar)
             manifests = []
             for prefix, inputs in outputs.items():
                 try:
@@ -123,9 +123,9 @@ def _keep(bar: tqdm, prefix: Path, inputs: list[Input]) -> dict:
 
 
 def _write(
-    tokenizer: Tokenizer,
     settings: Settings,
-    work: Work,
+    described: dict,
+    pool: Workers,
     max_bad_lines: int,
     bar: tqdm,
     prefix: Path,
@@ -133,14 +133,13 @@ def _write(
 ) -> dict:
     recipe = settings.recipe
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    described = description(recipe, tokenizer)
     job = job_of(inputs, described)
     hashed = in_background(describe, inputs)
-    with Shards(prefix, job, tokenizer.vocab_size, recipe.modes, max_bad_lines) as shards:
+    with Shards(prefix, job, described["tokenizer"]["vocab_size"], recipe.modes, max_bad_lines) as shards:
         bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
         pace = Pace(bar, shards)
         chunks = read_chunks(inputs, recipe.json_keys, shards.position, recipe.max_bytes)
-        for result in work(settings, chunks):
+        for result in pool.tokenise(settings, chunks):
             shards.add(result)
             bar.update(result.size)
             pace.show(shards, result.text_bytes)

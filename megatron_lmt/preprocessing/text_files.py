@@ -7,7 +7,8 @@ Next on the path: `tokenising.py` makes tokens of each chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,8 @@ from megatron_lmt.preprocessing.pairs import Pairing
 from megatron_lmt.preprocessing.tables import Rows, read_rows
 
 CHUNK_BYTES = 1 << 20
+KINDS_OF_LINES = ("jsonl", "text", "tsv", "aligned")
+
 KEPT_BYTES = 1000
 """Of a line that is too long to be held."""
 
@@ -56,6 +59,14 @@ class Chunk:
     end: Position
     keys: tuple[str, ...]
     pairing: Pairing | None
+
+
+def most_chunks(inputs: Iterable[Input]) -> int:
+    """How many chunks these will be at most, as far as anybody knows before they are read."""
+    inputs = list(inputs)
+    if all(given.kind in KINDS_OF_LINES and path.suffix not in FORMATS for given in inputs for path in given.paths):
+        return sum(1 + path.stat().st_size // CHUNK_BYTES for given in inputs for path in given.paths if path.is_file())
+    return sys.maxsize
 
 
 Part = tuple[str, bytes | Rows | list[Pair], int, int, int]

@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 
 import numpy as np
 
 from megatron_lmt.data.indexed import best_dtype
 from megatron_lmt.data.tokenizer import Tokenizer
-from megatron_lmt.preprocessing.engines import Encode, open_engine
+from megatron_lmt.preprocessing.engines import open_engine_once
 from megatron_lmt.preprocessing.inputs import Input
 from megatron_lmt.preprocessing.parsing import Rejected, read_texts, records_of, rejected
 from megatron_lmt.preprocessing.recipe import Recipe
@@ -87,12 +86,6 @@ def count_words(texts: list[str]) -> int:
     letters = np.frombuffer("\n".join(["", *texts]).encode(), np.uint8)
     spaces = (letters == ord(" ")) | (letters == ord("\t")) | (letters == ord("\n"))
     return int(np.count_nonzero(spaces[:-1] & ~spaces[1:]))
-
-
-@cache
-def open_engine_once(recipe: Recipe, engine: str) -> Encode:
-    """Once in the life of a process, which ends with the call to `preprocess`."""
-    return open_engine(engine, recipe)
 
 
 def first_texts(recipe: Recipe, sources: list[list[Input]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A pool of processes that make tokens of chunks; the results come in the order of the chunks.
+"""Makes tokens of chunks, in a pool of processes or in this one; the results come in the order of the chunks.
 
 Memory: two chunks of text, and their tokens, for each worker.
 """
@@ -6,38 +6,55 @@ Memory: two chunks of text, and their tokens, for each worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 
-from megatron_lmt.pool import process_pool
-from megatron_lmt.preprocessing.engines import probable_engine
+from megatron_lmt.pool import Pool, process_pool
+from megatron_lmt.preprocessing.engines import at_once, forget_engines, open_engine_once, probable_engine
 from megatron_lmt.preprocessing.recipe import Recipe
 from megatron_lmt.preprocessing.text_files import Chunk
-from megatron_lmt.preprocessing.tokenising import Settings, Tokens, open_engine_once, tokenise
+from megatron_lmt.preprocessing.tokenising import Settings, Tokens, tokenise
 
-Work = Callable[[Settings, Iterator[Chunk]], Iterator[Tokens]]
-"""Makes tokens of each chunk, in their order."""
+
+class Workers:
+    """`submit` has one of them call a function, as that of an executor does."""
+
+    def __init__(self, pool: Pool | None):
+        self._map = pool.in_order if pool else map
+        self.submit: Callable[..., Future] = pool.submit if pool else at_once
+
+    def tokenise(self, settings: Settings, chunks: Iterator[Chunk]) -> Iterator[Tokens]:
+        """Tokens of each chunk, in their order."""
+        return self._map(partial(tokenise, settings), chunks)
 
 
 @contextmanager
-def working(recipe: Recipe, number: int, engine: str, chunks: int) -> Iterator[Work]:
-    """A function that makes tokens with this many processes, which start while the caller goes on.
+def working(recipe: Recipe, number: int, engine: str, most_chunks: int) -> Iterator[Workers]:
+    """Processes that open their engine while the caller goes on.
 
     Args:
         number: of processes; 1 is this process alone.
         engine: as the user asked for.
-        chunks: how many to expect; no more processes than that are started at once.
+        most_chunks: no more processes than chunks start.
     Raises:
         DataError: a process died.
     """
+    forget_engines()
     if number <= 1:
-        yield lambda settings, chunks: map(partial(tokenise, settings), chunks)
+        yield Workers(None)
         return
     died = (
         "a tokenising process died (out of memory?): start again with --resume, and with fewer --workers than "
         f"{number} or a smaller --max-document-bytes than {recipe.max_bytes} if memory was short"
     )
+    number = min(number, most_chunks)
     with process_pool(number, died) as pool:
-        for _ in range(min(number, chunks)):  # what is wrong with the tokenizer, the main process finds
-            pool.submit(open_engine_once, recipe, probable_engine(engine, recipe))
-        yield lambda settings, chunks: pool.in_order(partial(tokenise, settings), chunks)
+        for _ in range(number):  # what is wrong with the tokenizer, the main process finds
+            pool.submit(_open, recipe, probable_engine(engine, recipe))
+        yield Workers(pool)
+
+
+def _open(recipe: Recipe, engine: str) -> None:
+    """Returns nothing: an engine would be sent back."""
+    open_engine_once(recipe, engine)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from functools import partial
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -300,7 +300,7 @@ def at_work(tmp_path, command):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not any(file.stat().st_size for file in (tmp_path / "out").rglob("*.bin")):
         time.sleep(0.05)
-    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
     yield process, workers
     for leftover in (process, *(worker for worker in workers if worker.is_running())):
@@ -330,13 +330,13 @@ def test_a_worker_that_dies_as_it_starts_is_an_error(tmp_path, recipe, monkeypat
     """More moments are in test_pool.py."""
     source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS * 40))
     monkeypatch.setattr(text_files, "CHUNK_BYTES", 400)
-    start = SpawnProcess.start
+    start = BaseProcess.start
 
     def start_and_kill(self) -> None:
         start(self)
         self.kill()
 
-    monkeypatch.setattr(SpawnProcess, "start", start_and_kill)
+    monkeypatch.setattr(BaseProcess, "start", start_and_kill)
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="a tokenising process died"):
         preprocess(recipe, {tmp_path / "out/x": [source]}, workers=2)

@@ -52,7 +52,7 @@ def main() -> None:
         nargs="+",
         default=["text"],
         metavar="KEY",
-        help="keys to tokenise, in order (default: text)",
+        help="keys to tokenise, in order (default: text); a.b is b inside of a, if there is no key a.b",
     )
     parser.add_argument(
         "--loss-keys",
@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument(
         "--pair",
         metavar="XX-YY",
-        help="the input holds pairs, such as en-de, and they become documents of this direction; --json-keys names both",
+        help="the input holds pairs, such as en-de, and they become documents of this direction; --json-keys names both "
+        "(default: translation.en translation.de)",
     )
     parser.add_argument("--pair-format", choices=STYLES, default="tags", help="how a pair is written (default: tags)")
     parser.add_argument("--language", metavar="XX", help="of the input, for the report")
@@ -156,8 +157,8 @@ def _inputs(arguments: argparse.Namespace) -> list[Input]:
         return [as_input(path, language=arguments.language) for path in paths]
     if arguments.loss_keys:
         raise ConfigError("--pair: not with --loss-keys; tools/build_corpus.py sft writes pairs as chats")
-    keys = tuple(arguments.json_keys)
-    return paired(paths, Pairing(*split_direction(arguments.pair), arguments.pair_format), keys if len(keys) == 2 else None)
+    keys = None if arguments.json_keys == ["text"] else tuple(arguments.json_keys)
+    return paired(paths, Pairing(*split_direction(arguments.pair), arguments.pair_format), keys)
 
 
 def _part(sources: dict[Path, list], part: str | None) -> dict[Path, list]:

@@ -32,7 +32,7 @@ class Source(Section):
     """`[[source]]`: `name` is the prefix of its token files, `input` files, folders, patterns or hf:// names.
 
     `language` is for the report alone. `direction`, such as "en-de", is for inputs of pairs, all of which become documents
-    of it. `keys` are those of the text, or of the source's and the target's sentence.
+    of it. `keys` are those of the text, or of the source's and the target's sentence (translation.en: in translation).
     """
 
     name: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from megatron_lmt.errors import DataError
-from megatron_lmt.preprocessing.tables import Rows, as_rows
+from megatron_lmt.preprocessing.tables import Rows, as_rows, check_columns, column_names
 
 OPTIONS = ("split", "config", "revision")
 ROWS_TOGETHER = 1000
@@ -45,11 +45,11 @@ def stream_rows(path: Path, keys: list[str], skip: int) -> Iterator[Rows]:
             revision=options.get("revision"),
             streaming=True,
         )
-        columns = rows.column_names or list(next(iter(rows.take(1)), {}))
-        missing = [key for key in keys if key not in columns]
-        if missing:
-            raise DataError(f"{hub_name(path)}: no column {', '.join(missing)}; there are {', '.join(sorted(columns))}")
-        yield from map(as_rows, rows.select_columns(keys).skip(skip).with_format("arrow").iter(ROWS_TOGETHER))
+        tables = rows.with_format("arrow")
+        schema = rows.features.arrow_schema if rows.features else next(tables.iter(1)).schema
+        check_columns(hub_name(path), schema, keys)
+        for table in tables.select_columns(column_names(schema, keys)).skip(skip).iter(ROWS_TOGETHER):
+            yield as_rows(table, keys)
     except DataError:
         raise
     except Exception as error:  # whatever is wrong on the way, from names to networks

@@ -61,6 +61,8 @@ def as_input(
 def paired(paths: list[Path], pairing: Pairing, keys: tuple[str, ...] | None = None) -> list[Input]:
     """Inputs of pairs; two plain files are aligned with each other.
 
+    Args:
+        keys: of both sides in jsonl and tables; else where `datasets` has them, such as translation.en, translation.de.
     Raises:
         ConfigError: plain files that are not two.
     """
@@ -70,7 +72,8 @@ def paired(paths: list[Path], pairing: Pairing, keys: tuple[str, ...] | None = N
         raise ConfigError(f"{names}: of pairs in plain text, give two files that are aligned, the source's first")
     if plain:
         return [Input(tuple(paths), "aligned", None, pairing)]
-    return [as_input(path, pairing, keys) for path in paths]
+    keys = keys or (f"translation.{pairing.source}", f"translation.{pairing.target}")
+    return [as_input(path, pairing, None if kind_of(path) in PAIR_KINDS else keys) for path in paths]
 
 
 def kind_of(path: Path) -> str | None:

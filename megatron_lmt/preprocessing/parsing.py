@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from megatron_lmt.preprocessing.recipe import Recipe
-from megatron_lmt.preprocessing.records import BadRecord, check_text, parse_record
+from megatron_lmt.preprocessing.records import BadRecord, check_text, parse_record, value_at
 from megatron_lmt.preprocessing.text_files import Chunk
 
 Record = bytes | dict | tuple
@@ -87,7 +87,7 @@ def _quickly(line: bytes, key: str) -> str | None:
     What orjson reads, Python's json reads alike; and it reads neither lone surrogates nor what is not UTF-8.
     """
     try:
-        text = orjson.loads(line)[key]
+        text = value_at(orjson.loads(line), key)
     except (ValueError, TypeError, KeyError):
         return None
     return text if type(text) is str and not text.isspace() else None

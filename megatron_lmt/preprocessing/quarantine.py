@@ -61,7 +61,8 @@ class Quarantine:
 
     def _too_many(self, record: Rejected) -> str:
         if not self._most:
-            return f"{record.message}; mend the line, or add --on-bad-line quarantine to set bad lines aside"
+            fix = "say which keys with --json-keys" if record.reason == "missing_key" else "mend the line"
+            return f"{record.message}; {fix}, or add --on-bad-line quarantine to set bad lines aside"
         return (
             f"{record.message}; that is one bad line more than --max-bad-lines {self._most} ({counted(self.counts)}): mend "
             "the input, or raise the limit"

@@ -67,11 +67,35 @@ def parse_record(line: str, keys: list[str], where: str) -> list[str]:
         raise BadRecord("broken_json", f"{where}: not JSON ({error})") from None
     if not isinstance(record, dict):
         raise BadRecord("wrong_type", f"{where}: a {type(record).__name__}, not a JSON object")
+    texts = []
     for key in keys:
-        if key not in record:
-            raise BadRecord("missing_key", f"{where}: no key {key!r}; there are {sorted(record)}")
-        check_text(record[key], f"{where}: {key!r}")
-    return [record[key] for key in keys]
+        try:
+            texts.append(value_at(record, key))
+        except (KeyError, TypeError):
+            raise BadRecord("missing_key", f"{where}: no key {key!r}; there are {_keys(record)}") from None
+        check_text(texts[-1], f"{where}: {key!r}")
+    return texts
+
+
+def value_at(record: Any, key: str) -> Any:
+    """What is under a key, or where there is none such, under a path of keys with dots, as `translation.en`.
+
+    Raises:
+        KeyError, TypeError: nothing.
+    """
+    try:
+        return record[key]
+    except KeyError:
+        name, dot, rest = key.partition(".")
+        if not dot:
+            raise
+        return value_at(record[name], rest)
+
+
+def _keys(record: dict[str, Any]) -> list[str]:
+    """All, those inside of objects as paths."""
+    inside = [(key, _keys(value) if isinstance(value, dict) else []) for key, value in record.items()]
+    return sorted(path for key, paths in inside for path in ([f"{key}.{name}" for name in paths] or [key]))
 
 
 def check_text(text: Any, what: str) -> None:

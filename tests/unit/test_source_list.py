@@ -143,7 +143,7 @@ def test_wrong_pairs(tmp_path, recipe):
         paired(aligned[:1], ENGLISH_TO_GERMAN)
     with pytest.raises(UserError, match=r"x\.tsv: holds pairs; say of which languages, with --pair"):
         preprocess(recipe, {tmp_path / "o": [tsv]})
-    with pytest.raises(UserError, match=r"x\.jsonl: give --json-keys with two keys"):
+    with pytest.raises(DataError, match=r"1: no key 'translation\.en'; there are \['src', 'tgt'\]; say .* --json-keys"):
         preprocess(recipe, {tmp_path / "o": paired(write_jsonl(tmp_path, PAIRS), ENGLISH_TO_GERMAN)})
 
 

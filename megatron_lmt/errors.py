@@ -53,6 +53,7 @@ class Problems:
 
     def __init__(self):
         self.found: list[str] = []
+        self._last: UserError | None = None
 
     def of(self, check: Callable[..., Result], *args) -> Result | None:
         """Call `check`; None if it failed, and its problems are kept."""
@@ -60,9 +61,12 @@ class Problems:
             return check(*args)
         except UserError as error:
             self.found += error.problems
+            self._last = error
             return None
 
     def raise_if_any(self) -> None:
+        if self._last and self._last.problems == self.found:
+            raise self._last  # the only one, as it is
         if self.found:
             raise UserError(self.found)
 

@@ -4,18 +4,18 @@ gigatoken (the extra "fast") encodes byte-level BPE ten times as fast as Hugging
 ids were equal to that library's, at the start of this very run, on `proof_texts` and on text of the run's own inputs, and
 for text whose characters both libraries know (`known_characters.py`).
 
-Cost: opening gigatoken takes 0.5 s, and the proof 0.2 s at the same time, where another process opens gigatoken.
+Cost: opening gigatoken takes 0.5 s, and Hugging Face's side of the proof as long, in a process beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain, compress
-from typing import TypeVar
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.preprocessing.gigatoken_engine import Encode, Encoded, open_gigatoken
 from megatron_lmt.preprocessing.proof_texts import proof_texts
 from megatron_lmt.preprocessing.recipe import Recipe
-
-Result = TypeVar("Result")
 
 ENGINES = AUTO, STANDARD, GIGATOKEN = "auto", "standard", "gigatoken"
 
@@ -91,35 +89,29 @@ def forget_engines() -> None:
 OPENERS = {STANDARD: _open_standard, GIGATOKEN: _open_gigatoken}
 
 
-def probable_engine(asked: str, recipe: Recipe) -> str:
-    """The one that `choose_engine` will most probably find."""
-    may_be = asked != STANDARD and recipe.tokenizer_type == "HuggingFaceTokenizer" and find_spec("gigatoken") is not None
-    return GIGATOKEN if may_be else STANDARD
+def may_be_gigatoken(asked: str, recipe: Recipe) -> bool:
+    return asked != STANDARD and recipe.tokenizer_type == "HuggingFaceTokenizer" and find_spec("gigatoken") is not None
 
 
-def at_once(function: Callable[..., Result], *arguments) -> Future[Result]:
-    future = Future()
-    future.set_result(function(*arguments))
-    return future
+def open_early(asked: str, recipe: Recipe) -> None:
+    """Open the engine that `choose_engine` will probably find, while the tokenizer is examined elsewhere."""
+    with suppress(Exception):  # both say later what is wrong, in their own words
+        open_engine_once(recipe, GIGATOKEN if may_be_gigatoken(asked, recipe) else STANDARD)
 
 
-def choose_engine(
-    asked: str, recipe: Recipe, tokenizer: Tokenizer, texts: Iterable[str], submit: Callable[..., Future] = at_once
-) -> str:
+def choose_engine(asked: str, recipe: Recipe, right: Trial) -> str:
     """The engine to use: gigatoken where it is asked for or may be, and gives equal ids.
 
     Args:
         asked: "auto", "standard" or "gigatoken".
-        texts: of the run's own inputs, beside `proof_texts`; not read where there is no choice.
-        submit: called with a function and its arguments; as that of an executor, so that another process may try gigatoken
-            while this one encodes with Hugging Face's library.
+        right: what Hugging Face's library makes of some texts.
     Raises:
         UserError: gigatoken was asked for, and is not there or gives other ids.
     """
     if asked == GIGATOKEN and find_spec("gigatoken") is None:
         raise MissingExtraError("gigatoken", "fast", "--tokenizer-engine gigatoken")
-    if probable_engine(asked, recipe) == GIGATOKEN:
-        problem = _difference(recipe, tokenizer, [*proof_texts(), *texts], submit)
+    if may_be_gigatoken(asked, recipe):
+        problem = _difference(recipe, right)
     else:
         problem = f"not for {recipe.tokenizer_type}"
     if problem and asked == GIGATOKEN:
@@ -127,31 +119,36 @@ def choose_engine(
     return STANDARD if problem else GIGATOKEN
 
 
-def _difference(recipe: Recipe, tokenizer: Tokenizer, texts: list[str], submit: Callable[..., Future]) -> str | None:
-    """How gigatoken's ids differ from those of the tokenizer's own library; None if they do not."""
-    tried = submit(_try_gigatoken, recipe, texts)
-    ids, lengths = standard(tokenizer, recipe.recognises_special)(texts)
-    found = tried.result()
-    if isinstance(found, str):
-        return found
-    known, found = found
-    expected = ids[np.repeat(known, lengths)], lengths[known]
+def trial(tokenizer: Tokenizer, allow_special: bool, texts: Iterable[str]) -> Trial:
+    """What Hugging Face's library makes of `proof_texts` and of these."""
+    texts = [*proof_texts(), *texts]
+    return Trial(texts, *standard(tokenizer, allow_special)(texts))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Texts to try an engine on, and their right ids [sum of lengths] and lengths [texts]."""
+
+    texts: list[str]
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+def _difference(recipe: Recipe, right: Trial) -> str | None:
+    """How gigatoken's ids differ from the right ones; None if they do not."""
+    try:
+        encode, are_known = open_gigatoken(recipe)
+        known = are_known(right.texts)
+        texts = list(compress(right.texts, known))
+        found = encode(texts)
+    except Exception as error:  # it says in many ways what it cannot do
+        return f"it cannot be used with {recipe.tokenizer_model} ({error})"
+    expected = right.ids[np.repeat(known, right.lengths)], right.lengths[known]
     if all(map(np.array_equal, found, expected)):
         return None
     both = [np.split(ids, lengths.cumsum()) for ids, lengths in (found, expected)]
-    pairs = zip(compress(texts, known), *both, strict=False)
-    first = next(text for text, theirs, right in pairs if not np.array_equal(theirs, right))
+    first = next(text for text, theirs, ours in zip(texts, *both, strict=False) if not np.array_equal(theirs, ours))
     return f"it gives other ids than Hugging Face's library for {first!r:.80}"
-
-
-def _try_gigatoken(recipe: Recipe, texts: list[str]) -> tuple[np.ndarray, Encoded] | str:
-    """Which of the texts it may be given, and what it makes of these; or why it cannot be used."""
-    try:
-        encode, are_known = open_gigatoken(recipe)
-        known = are_known(texts)
-        return known, encode(list(compress(texts, known)))
-    except Exception as error:  # it says in many ways what it cannot do
-        return f"it cannot be used with {recipe.tokenizer_model} ({error})"
 
 
 def engine_version(engine: str, tokenizer_type: str) -> str:

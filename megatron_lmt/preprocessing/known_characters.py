@@ -1,8 +1,8 @@
-"""The characters that Hugging Face's library and a newer one treat alike: those that both know.
+"""The characters that Hugging Face's library and a newer one treat alike: those that both know, or neither can know.
 
-The libraries' Unicode tables are of different age. What is not assigned in Python's tables may be a letter to one of them
-and none to the other. Hugging Face's NFC is older still: it neither reorders nor composes what came after Unicode 9.
-(What is assigned never changes its normalisation.)
+The libraries' Unicode tables are of different age. What is not assigned in Python's tables, but in those of `regex`, may be
+a letter to one of them and none to the other. Hugging Face's NFC is older still: it neither reorders nor composes what
+came after Unicode 9. (What is assigned never changes its normalisation.)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import unicodedata
 from functools import cache
 
 import numpy as np
+import regex
 
 CODE_POINTS = 0x110000
 NEW_COMPOSITES = range(0x11000, 0x17000)
@@ -20,9 +21,12 @@ MARKS = "\u0301\u0316\u0345\u05b0\u093c\u094d\u0327"
 """Of different combining classes: a mark changes places with some of them."""
 
 
-def is_assigned(letter: str) -> bool:
-    """Whether Unicode, as this Python knows it, has such a character."""
-    return unicodedata.category(letter) != "Cn"
+def is_settled(letter: str) -> bool:
+    """Whether Unicode had such a character when this Python was made, or has none to this day.
+
+    What `regex` does not know, no older library does. (Text in Inner Mongolian has characters that Unicode never had.)
+    """
+    return unicodedata.category(letter) != "Cn" or regex.match(r"\p{Cn}", letter) is not None
 
 
 class KnownCharacters:
@@ -46,7 +50,7 @@ class KnownCharacters:
         return np.array([unknown.isdisjoint(text) for text in texts]) if unknown else np.ones(len(texts), bool)
 
     def _is_known(self, letter: str) -> bool:
-        return is_assigned(letter) and not (self._nfc and is_normalised_otherwise(letter))
+        return is_settled(letter) and not (self._nfc and is_normalised_otherwise(letter))
 
 
 def is_normalised_otherwise(letter: str) -> bool:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megatron_lmt.data.indexed import existing_files, manifest_path, read_manifest, write_manifest
-from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_lmt.errors import DataError, Problems
-from megatron_lmt.preprocessing.engines import AUTO, choose_engine, engine_version
+from megatron_lmt.data.indexed import best_dtype, manifest_path, read_manifest, write_manifest
+from megatron_lmt.errors import DataError
+from megatron_lmt.preprocessing.engines import AUTO, engine_version
+from megatron_lmt.preprocessing.examination import examine
 from megatron_lmt.preprocessing.inputs import (
     Input,
     are_those,
@@ -29,17 +29,16 @@ from megatron_lmt.preprocessing.inputs import (
     bytes_of,
     describe,
     in_background,
-    input_problems,
     state,
 )
-from megatron_lmt.preprocessing.manifest import description, document_counts
+from megatron_lmt.preprocessing.manifest import document_counts
 from megatron_lmt.preprocessing.quarantine import counted
 from megatron_lmt.preprocessing.recipe import Recipe
-from megatron_lmt.preprocessing.resume import job_of, resume_problems, unasked_shards
+from megatron_lmt.preprocessing.resume import job_of
 from megatron_lmt.preprocessing.shards import Shards, shards_folder
 from megatron_lmt.preprocessing.text_files import most_chunks, read_chunks
-from megatron_lmt.preprocessing.tokenising import Settings, first_texts, settings_of
-from megatron_lmt.preprocessing.workers import Workers, working
+from megatron_lmt.preprocessing.tokenising import Settings
+from megatron_lmt.preprocessing.workers import Work, working
 from megatron_lmt.progress import Pace, progress
 
 
@@ -67,14 +66,13 @@ def preprocess(
             stay.
     """
     outputs = {Path(f"{prefix}_text_document"): list(map(as_input, inputs)) for prefix, inputs in jobs.items()}
-    with working(recipe, workers, engine, most_chunks(chain.from_iterable(outputs.values()))) as pool:
-        tokenizer = _check(recipe, outputs, workers, max_bad_lines, resume)
-        described = description(recipe, tokenizer)  # while the workers open their engines
-        texts = first_texts(recipe, list(outputs.values()))
-        settings = settings_of(recipe, tokenizer, choose_engine(engine, recipe, tokenizer, texts, pool.submit))
+    described, engine = examine(recipe, outputs, workers, max_bad_lines, resume, engine)
+    tokenizer = described["tokenizer"]
+    settings = Settings(recipe, engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
+    with working(settings, min(workers, most_chunks(chain.from_iterable(outputs.values())))) as work:
         total_bytes = sum(bytes_of(path) for inputs in outputs.values() for path in inputs)
         with progress(total_bytes, "tokenising") as bar:
-            write = partial(_write, settings, described, pool, max_bad_lines, bar)
+            write = partial(_write, settings, described, work, max_bad_lines, bar)
             manifests = []
             for prefix, inputs in outputs.items():
                 try:
@@ -83,28 +81,6 @@ def preprocess(
                 except OSError as error:  # the disk is full, or not writable, or an input went away
                     raise DataError(f"{prefix}: stopped: {error}; mend that and start again with --resume") from error
             return manifests
-
-
-def _check(recipe: Recipe, outputs: dict[Path, list[Input]], workers: int, max_bad_lines: int, resume: bool) -> Tokenizer:
-    problems = Problems()
-    problems.found += recipe.problems()
-    tokenizer = problems.of(load_tokenizer, recipe.tokenizer_type, recipe.tokenizer_model)
-    if tokenizer and recipe.append_eod:
-        problems.of(getattr, tokenizer, "eod")
-    if workers < 1:
-        problems.found.append(f"--workers {workers}: at least 1")
-    if max_bad_lines < 0:
-        problems.found.append(f"--max-bad-lines {max_bad_lines}: at least 0")
-    for inputs in outputs.values():
-        problems.found += input_problems(inputs, recipe.json_keys)
-    sound = not problems.found  # only then is it known what the outputs should be
-    for prefix, inputs in outputs.items():
-        if not resume:
-            problems.found += existing_files(prefix) + unasked_shards(prefix)
-        elif sound:
-            problems.found += resume_problems(prefix, inputs, description(recipe, tokenizer))
-    problems.raise_if_any()
-    return tokenizer
 
 
 def _keep(bar: tqdm, prefix: Path, inputs: list[Input]) -> dict:
@@ -125,7 +101,7 @@ def _keep(bar: tqdm, prefix: Path, inputs: list[Input]) -> dict:
 def _write(
     settings: Settings,
     described: dict,
-    pool: Workers,
+    work: Work,
     max_bad_lines: int,
     bar: tqdm,
     prefix: Path,
@@ -139,7 +115,7 @@ def _write(
         bar.update(sum(bytes_of(path) for path in inputs[: shards.position.input]))
         pace = Pace(bar, shards)
         chunks = read_chunks(inputs, recipe.json_keys, shards.position, recipe.max_bytes)
-        for result in pool.tokenise(settings, chunks):
+        for result in work(chunks):
             shards.add(result)
             bar.update(result.size)
             pace.show(shards, result.text_bytes)

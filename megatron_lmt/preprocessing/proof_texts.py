@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import chain
 
-from megatron_lmt.preprocessing.known_characters import is_assigned
+from megatron_lmt.preprocessing.known_characters import is_settled
 
 SCRIPTS = (
     (0x21, 0x7E), (0xA1, 0x24F), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x52F), (0x531, 0x58A), (0x591, 0x5F4),
@@ -27,7 +27,7 @@ def proof_texts() -> list[str]:
     digits, signs, all kinds of spaces, joiners, combining marks in any order, contractions, and what looks like a
     special token."""
     chosen = random.Random(1)
-    letters = [[chr(code) for code in range(first, last + 1) if is_assigned(chr(code))] for first, last in SCRIPTS]
+    letters = [[chr(code) for code in range(first, last + 1) if is_settled(chr(code))] for first, last in SCRIPTS]
     texts = ["I'll we've IT'S he'd 'S ''s don't", "a  b   c\n\n \n d \r\n\r e\t\tf  ", "<|endoftext|> <|im_start|>x<think>"]
     texts += ["x" * 5000, "ab" * 999, " " * 3000, "\n" * 300, "1234567890" * 40, "é e\u0301 \u1100\u1161\u11a8 각", *SPACES]
     for _ in range(6):

@@ -14,8 +14,6 @@ from itertools import islice
 
 import numpy as np
 
-from megatron_lmt.data.indexed import best_dtype
-from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.preprocessing.engines import open_engine_once
 from megatron_lmt.preprocessing.inputs import Input
 from megatron_lmt.preprocessing.parsing import Rejected, read_texts, records_of, rejected
@@ -36,10 +34,6 @@ class Settings:
     engine: str
     eod: int | None
     dtype: np.dtype
-
-
-def settings_of(recipe: Recipe, tokenizer: Tokenizer, engine: str) -> Settings:
-    return Settings(recipe, engine, tokenizer.eod if recipe.append_eod else None, best_dtype(tokenizer.vocab_size))
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def test_all_wrong_arguments_are_named_at_once(tmp_path):
     jobs = {tmp_path / "x": [source], tmp_path / "y": [tmp_path / "2.jsonl", tmp_path / "3.jsonl"]}
     with pytest.raises(UserError) as error:
         preprocess(recipe, jobs, workers=0)
-    expected = ["not among --json-keys", "nowhere", "--workers 0", "2.jsonl", "3.jsonl", "x_text_document.bin exists"]
+    expected = ["not among --json-keys", "--workers 0", "2.jsonl", "3.jsonl", "nowhere", "x_text_document.bin exists"]
     assert len(error.value.problems) == len(expected)
     for problem, part in zip(error.value.problems, expected, strict=True):
         assert part in problem
@@ -326,19 +326,22 @@ def test_workers_end_when_the_command_is_killed(tmp_path, at_work):
     assert not (tmp_path / "out" / "x_text_document.bin").exists()
 
 
-def test_a_worker_that_dies_as_it_starts_is_an_error(tmp_path, recipe, monkeypatch):
+@pytest.mark.parametrize(("number", "which"), [(1, "process that opens the tokenizer"), (2, "tokenising process")])
+def test_a_worker_that_dies_as_it_starts_is_an_error(tmp_path, recipe, monkeypatch, number, which):
     """More moments are in test_pool.py."""
     source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS * 40))
     monkeypatch.setattr(text_files, "CHUNK_BYTES", 400)
-    start = BaseProcess.start
+    start, started = BaseProcess.start, []
 
     def start_and_kill(self) -> None:
         start(self)
-        self.kill()
+        started.append(self)
+        if len(started) >= number:
+            self.kill()
 
     monkeypatch.setattr(BaseProcess, "start", start_and_kill)
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match="a tokenising process died"):
+    with pytest.raises(DataError, match=f"{which} died"):
         preprocess(recipe, {tmp_path / "out/x": [source]}, workers=2)
     assert not list((tmp_path / "out").iterdir())
 
@@ -386,3 +389,16 @@ def test_the_command_imports_nothing_that_is_slow(tmp_path, command):
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
     assert "megatron_lmt.preprocessing.preprocess" in imported
     assert not imported & {"torch", "transformers", "datasets", "pyarrow", "pandas", "pydantic", "megatron.core"}
+
+
+def test_a_tokenizer_that_was_exchanged_is_opened_anew(tmp_path, tiny_tokenizer):
+    """In one process: what was opened for an earlier call is not used again."""
+    source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
+    folder = Path(shutil.copytree(tiny_tokenizer, tmp_path / "tokenizer"))
+    for name in ("before", "after"):
+        preprocess(Recipe("HuggingFaceTokenizer", folder), {tmp_path / name: [source]})
+        definition = json.loads((folder / "tokenizer.json").read_text())
+        definition["model"]["merges"] = []
+        (folder / "tokenizer.json").write_text(json.dumps(definition))
+    before, after = (read_manifest(tmp_path / f"{name}_text_document")["tokens"] for name in ("before", "after"))
+    assert before < after

@@ -1,11 +1,12 @@
 """Text to tokens: our tool against a driver that works as Megatron-LM's, and against the bare tokenizer engine.
 
     python -m benchmarks.preprocess --data DIR                # DIR as examples/sample60/corpus.toml has it
-    python -m benchmarks.preprocess --data DIR --engines standard gigatoken --repeats 3
+    python -m benchmarks.preprocess --data DIR --engines standard gigatoken --repeats 3 --megatron-lm CHECKOUT
 
 Times are of whole processes, from their start to finished files. "steady" is all text of DIR, each record once, with the
 time for one document taken off. The bare engine gets texts in memory and gives ids, nothing else, with as many threads
-as there are workers. "free" has no tokenizer at all. Both sides write the same bytes, which is checked.
+as there are workers. "free" has no tokenizer at all. All sides write the same bytes, which is checked. With --megatron-lm
+its own tools/preprocess_data.py is measured too.
 
 Read ratios: all sides of a round run one after the other on the same machine. CPU seconds (of all processes) say more
 than seconds where other programs run beside.
@@ -33,6 +34,7 @@ from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = ("one", "short", "long", "all")
+MEGATRON_LM = "Megatron-LM"
 
 
 def main() -> None:
@@ -67,6 +69,12 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, default=120_000, help="of that one (default: 120000)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: one for each core")
     parser.add_argument("--engines", nargs="+", choices=("standard", "gigatoken"), default=["standard"])
+    parser.add_argument(
+        "--megatron-lm",
+        type=Path,
+        metavar="DIR",
+        help="a checkout of Megatron-LM; what it imports beside megatron-core, such as triton, is found by PYTHONPATH",
+    )
     parser.add_argument("--repeats", type=int, default=2, help="the table shows medians (default: 2)")
     parser.add_argument("--folder", type=Path, help="where texts and tokens are written meanwhile, about 1 GB")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="all measurements")
@@ -82,6 +90,11 @@ def _round(arguments: argparse.Namespace, model: Path, texts: dict[str, Path], o
     for name in TEXTS:
         sides["peer"][name] = _timed(_peer(arguments, model, texts[name], out))
         written = _hashes(out, "")
+        if arguments.megatron_lm:
+            command = _megatron_lm(arguments, model, texts[name], out)
+            sides.setdefault(MEGATRON_LM, {})[name] = _timed(command, arguments.megatron_lm)
+            if _hashes(out, "_text_document") != written:
+                raise DataError(f"{name}: Megatron-LM's are other bytes than the peer's")
         for engine in arguments.engines:
             sides.setdefault(f"ours, {engine}", {})[name] = _timed(_ours(arguments, model, texts[name], out, engine))
             if _hashes(out, "_text_document") != written:
@@ -106,6 +119,12 @@ def _peer(arguments: argparse.Namespace, model: Path, text: Path, out: Path) -> 
     return [sys.executable, "-m", "benchmarks.preprocess_peer", *files, "--workers", str(arguments.workers)]
 
 
+def _megatron_lm(arguments: argparse.Namespace, model: Path, text: Path, out: Path) -> list[str]:
+    files = ["--input", str(text), "--output-prefix", str(out), "--tokenizer-model", str(model)]
+    options = ["--tokenizer-type", "HuggingFaceTokenizer", "--append-eod", "--workers", str(arguments.workers)]
+    return [sys.executable, str(arguments.megatron_lm.resolve() / "tools/preprocess_data.py"), *files, *options]
+
+
 def _ours(arguments: argparse.Namespace, model: Path, text: Path, out: Path, engine: str) -> list[str]:
     files = ["--input", str(text), "--output-prefix", str(out), "--tokenizer-model", str(model)]
     options = ["--tokenizer-type", "HuggingFaceTokenizer", "--append-eod", "--tokenizer-engine", engine]
@@ -120,11 +139,13 @@ def _bare(arguments: argparse.Namespace, model: Path, text: Path, engine: str) -
     return json.loads(subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout)
 
 
-def _timed(command: list[str]) -> dict:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false"}
+def _timed(command: list[str], folder: Path = REPOSITORY) -> dict:
+    paths = os.pathsep.join(filter(None, [str(folder.resolve()), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         errors.seek(0)
@@ -152,11 +173,11 @@ def table(arguments: argparse.Namespace, sizes: dict[str, int], medians: dict[st
         "|---|---|---|---|---|---|---|---|",
     ]
     tokens = medians[f"bare, {arguments.engines[0]}"]["all"]["tokens"]
-    for side in ["peer", *[f"ours, {engine}" for engine in arguments.engines]]:
+    for side in filter(medians.get, [MEGATRON_LM, "peer", *[f"ours, {engine}" for engine in arguments.engines]]):
         row = medians[side]
         cells = [f"{row[text]['s']:.1f} ({row[text]['cpu_s']:.1f}){_times(medians['peer'], row, text)}" for text in TEXTS]
         steady = tokens / (row["all"]["s"] - row["one"]["s"])
-        bare = medians[f"bare, {side.removeprefix('ours, ')}" if side != "peer" else "bare, standard"]["all"]
+        bare = medians[f"bare, {side.removeprefix('ours, ') if side.startswith('ours') else 'standard'}"]["all"]
         cells += [f"{steady / 1e6:.2f}", f"{steady / bare['tokens_per_s']:.2f}", f"{row['all']['peak_mb']:.0f}"]
         lines.append(f"| {side} | {' | '.join(cells)} |")
     for engine in arguments.engines:

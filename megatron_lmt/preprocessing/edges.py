@@ -29,7 +29,7 @@ class EdgeTokens:
         ends = lengths.sum(axis=1, dtype=np.int64).cumsum()
         starts = ends - lengths.sum(axis=1)
         for counts, places in zip(self._counts, (starts, ends - 1), strict=True):
-            counts += np.bincount(tokens[places], minlength=len(counts))
+            np.add.at(counts, tokens[places], 1)
 
     def most_frequent(self) -> dict[str, dict[str, int]]:
         """Token id → documents, of the 20 that are most often first, and last."""

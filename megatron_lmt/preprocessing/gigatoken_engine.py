@@ -25,6 +25,7 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
     Raises:
         Exception: the tokenizer is of a kind that it does not know.
     """
+    import awkward  # noqa: F401 (gigatoken does so at its first call: better here, before processes are forked)
     from gigatoken import Tokenizer as Gigatoken
 
     definition = read_definition(recipe.tokenizer_model)

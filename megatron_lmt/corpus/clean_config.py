@@ -63,14 +63,13 @@ class DuplicateRule(Section):
 
 
 class NearDuplicateRule(Section):
-    """`[clean.near_duplicates]`: the first of similar records is kept; a pair must be similar on both sides.
-
-    Held in memory, about 5 KB for each pair of sentences.
-    """
+    """`[clean.near_duplicates]`: the first of similar records is kept; a pair must be similar on both sides."""
 
     threshold: float = Field(0.8, gt=0, le=1)
     """Jaccard similarity of the sets of `shingle` characters in a row, estimated by MinHash."""
     shingle: int = Field(5, ge=1)
+    cache_mb: int = Field(256, ge=1)
+    """Memory for what is compared; what is above it is on disk, beside the output (about 560 bytes for each record)."""
 
 
 class QualityRule(Section):

@@ -21,8 +21,9 @@ from typing import Any
 
 from megatron_lmt.corpus.clean_records import Batch, examine, first_rejection, rules_once
 from megatron_lmt.corpus.clean_rules import Record, Rejection, Rule
-from megatron_lmt.corpus.duplicates import NearDuplicates, SeenHashes, duplicate
+from megatron_lmt.corpus.duplicates import SeenHashes, duplicate
 from megatron_lmt.corpus.files import CorpusFolder, PairFiles, TextFile
+from megatron_lmt.corpus.near_duplicates import NearDuplicates
 from megatron_lmt.corpus.quality import Quality
 from megatron_lmt.errors import DataError, Problems
 from megatron_lmt.pool import process_pool
@@ -71,22 +72,19 @@ class Cleaner:
             self._quality[source.name] = quality
             rules.append(quality.check)
         if rule := clean.duplicates:
-            rules.append(duplicate(rule, self._share(rule, lambda: self._seen_hashes(rule.cache_mb))))
+            rules.append(duplicate(rule, self._share(rule, lambda path: SeenHashes(path, rule.cache_mb))))
         if rule := clean.near_duplicates:
-            rules.append(self._share(rule, lambda: NearDuplicates(rule)).check)
+            rules.append(self._share(rule, lambda path: NearDuplicates(rule, path)).check)
         return rules
 
-    def _share(self, rule: Section, make: Callable[[], Any]) -> Any:
-        """What the inputs that have the same rule use together."""
+    def _share(self, rule: Section, make: Callable[[Path], Any]) -> Any:
+        """What the inputs that have the same rule use together; made with a file of its own."""
         key = f"{type(rule).__name__} {rule.model_dump_json()}"
         if key not in self._shared:
-            self._shared[key] = make()
+            made = make(self._corpus.scratch_file(f"seen_{len(self._shared)}.sqlite"))
+            self._stack.callback(made.close)
+            self._shared[key] = made
         return self._shared[key]
-
-    def _seen_hashes(self, cache_mb: int) -> SeenHashes:
-        seen = SeenHashes(self._corpus.scratch_file(f"seen_{len(self._shared)}.sqlite"), cache_mb)
-        self._stack.callback(seen.close)
-        return seen
 
     def keep(self, records: Iterator[tuple]) -> Iterator[tuple]:
         """Of the records of `read_inputs`, those that no rule rejects, in their order.

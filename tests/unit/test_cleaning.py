@@ -12,7 +12,7 @@ from megatron_lmt.corpus import evaluation_overlap, test_sets
 from megatron_lmt.corpus.clean_config import CleanSection
 from megatron_lmt.corpus.clean_rules import letters, weighted_length
 from megatron_lmt.corpus.cpt import CptConfig, build_cpt_corpus
-from megatron_lmt.corpus.duplicates import PERMUTATIONS, SeenHashes, bands
+from megatron_lmt.corpus.duplicates import SeenHashes
 from megatron_lmt.corpus.files import pair_files
 from megatron_lmt.corpus.quality import best_share_threshold
 from megatron_lmt.errors import ConfigError, DataError, UserError
@@ -221,13 +221,6 @@ def test_similar_documents_in_languages_without_spaces(build, sample_data):
     toml = '[clean.near_duplicates]\n[[monolingual]]\npath = "{language}.txt"\nlanguages = ["th"]\n'
     report, rejected = build(toml, {"th.txt": "\n".join(lines + changed) + "\n"})
     assert [record["value"]["of"] for record in rejected] == [f"th.txt:{line}" for line in range(1, 11)]
-
-
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 1.0])
-def test_bands_find_99_percent_at_the_threshold(threshold):
-    count = bands(threshold)
-    assert PERMUTATIONS % count == 0
-    assert 1 - (1 - threshold ** (PERMUTATIONS / count)) ** count >= 0.99
 
 
 def test_sentences_of_evaluation_sets_by_source_and_target_and_inside_documents(build):

@@ -1,10 +1,11 @@
 """Makes a tiny COMET model, on disk as unbabel-comet's are. Runs in COMET's own Python:
 
-python -I tests/tiny_comet.py FOLDER TEXT_FILE [kiwi]
+python -I tests/tiny_comet.py FOLDER TEXT_FILE [kiwi|unite]
 
 Its encoder is an XLM-R with random weights and a tokenizer trained on the text. The regression on top is set so that equal
 translation and reference score 1, and less the further apart they are: the encoder's sentence vectors are compared.
-`kiwi` makes one without references, of the class of CometKiwi, with random weights throughout.
+`kiwi` makes one without references, of the class and with the settings of CometKiwi (wmt22-cometkiwi-da), `unite` one that
+scores with and without references, as XCOMET does; with random weights throughout.
 """
 
 import sys
@@ -64,16 +65,23 @@ def make_metric(folder: Path, encoder: Path) -> None:
     save(folder, model, {**settings, "class_identifier": "regression_metric"})
 
 
-def make_kiwi(folder: Path, encoder: Path) -> None:
+def make_unified(folder: Path, encoder: Path, segments: list[str]) -> None:
     settings = {
         "encoder_model": "XLM-RoBERTa",
         "pretrained_model": str(encoder),
+        "keep_embeddings_frozen": True,
         "sent_layer": "mix",
-        "word_layer": 0,
+        "layer_transformation": "sparsemax",
+        "word_layer": 1,
         "layer_norm": False,
         "hidden_sizes": [4, 4],
-        "dropout": 0.0,
-        "input_segments": ["mt", "src"],
+        "activations": "Tanh",
+        "final_activation": None,
+        "dropout": 0.1,
+        "input_segments": segments,
+        "word_level_training": True,
+        "error_labels": ["BAD"],
+        "loss_lambda": 0.65,
     }
     save(folder, UnifiedMetric(**settings), {**settings, "class_identifier": "unified_metric"})
 
@@ -90,5 +98,7 @@ if __name__ == "__main__":
     torch.manual_seed(5)
     target, text_file = map(Path, sys.argv[1:3])
     make_encoder(target / "encoder", text_file)
-    make = make_kiwi if sys.argv[3:] == ["kiwi"] else make_metric
-    make(target, target / "encoder")
+    if sys.argv[3:]:
+        make_unified(target, target / "encoder", {"kiwi": ["mt", "src"], "unite": ["mt", "src", "ref"]}[sys.argv[3]])
+    else:
+        make_metric(target, target / "encoder")

@@ -80,7 +80,7 @@ def _score(files: PairFiles, path: Path, comet: Comet) -> int:
 
 
 def _parts(files: PairFiles) -> Iterator[list[dict[str, str]]]:
-    # such a model looks at no reference
-    segments = ({"src": source, "mt": target, "ref": ""} for _, source, target in files.records())
+    # no reference, not an empty one: models that can do with and without would compare with that
+    segments = ({"src": source, "mt": target} for _, source, target in files.records())
     while part := list(islice(segments, PAIRS_IN_A_PART)):
         yield part

@@ -35,13 +35,18 @@ class Comet:
     def check(self) -> None:
         """
         Raises:
-            ConfigError: the checkpoint or the interpreter is not there, or has no unbabel-comet.
+            ConfigError: the checkpoint, its encoder or the interpreter is not there, or has no unbabel-comet.
         """
-        problems = []
         hparams = self.checkpoint_file.absolute().parent.parent / "hparams.yaml"
-        for file in (self.checkpoint_file, hparams):
-            if not file.is_file():
-                problems.append(f"COMET checkpoint {self.checkpoint}: no file {file}; name the folder of a COMET model")
+        absent = [str(file) for file in (self.checkpoint_file, hparams) if not file.is_file()]
+        problems = []
+        if absent:
+            problems.append(
+                f"COMET checkpoint {self.checkpoint}: no file {' and no '.join(absent)}; name the folder of a COMET model, "
+                "as 'hf download Unbabel/NAME --local-dir FOLDER' makes it (CometKiwi's terms must be accepted before)"
+            )
+        if hparams.is_file():
+            problems += _encoder_problems(hparams)
         found = "from importlib.metadata import version; version('unbabel-comet')"
         try:
             done = subprocess.run([self.python, "-I", "-c", found], capture_output=True, text=True)
@@ -60,15 +65,15 @@ class Comet:
         """One score for each segment, and the record of what scored them.
 
         Args:
-            segments: each with `src`, `mt` and `ref`.
+            segments: each with `src` and `mt`, and with `ref` unless the model is to score without references.
             folder: for the input, the scores of finished chunks, and the worker's log; a second call on the same segments
                 goes on where the first one was stopped.
         Raises:
-            UserError: the worker failed; names its log.
+            UserError: the worker failed, or the model needs references; names its log.
         """
         folder.mkdir(parents=True, exist_ok=True)
         segments_file, scores_file, log = folder / "segments.jsonl", folder / "scores.jsonl", folder / "worker.log"
-        lines = (json.dumps({key: segment[key] for key in ("src", "mt", "ref")}) for segment in segments)
+        lines = (json.dumps({key: segment[key] for key in ("src", "mt", "ref") if key in segment}) for segment in segments)
         write_text_atomically(segments_file, "".join(f"{line}\n" for line in lines))
         # -I: the modules of this folder must not be taken for libraries, such as this one for unbabel-comet's
         command = [self.python, "-I", Path(__file__).with_name("comet_worker.py")]
@@ -89,3 +94,21 @@ class Comet:
             )
         record, *chunks = map(json.loads, scores_file.read_text(encoding="utf-8").split("\n")[:-1])
         return [score for chunk in chunks for score in chunk["scores"]], record
+
+
+def _encoder_problems(hparams: Path) -> list[str]:
+    """COMET takes the shape and the tokenizer of its encoder from a model of its own, whose weights it does not need."""
+    import yaml
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        encoder = yaml.safe_load(hparams.read_text(encoding="utf-8"))["pretrained_model"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        return [f"{hparams}: not that of a COMET model ({type(error).__name__}: {error}); download it again"]
+    try:
+        is_there = Path(encoder).is_dir() or isinstance(try_to_load_from_cache(encoder, "config.json"), str)
+    except HFValidationError:  # a folder on another machine
+        is_there = False
+    fix = f"hf download {encoder} --exclude '*.bin' '*.safetensors' '*.h5' '*.msgpack'"
+    return [] if is_there else [f"{hparams}: its encoder {encoder} is no folder and not in the Hugging Face cache: {fix}"]

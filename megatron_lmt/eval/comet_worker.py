@@ -22,7 +22,7 @@ PACKAGES = ("unbabel-comet", "torch", "transformers", "pytorch-lightning", "nump
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--input", type=Path, required=True, help="jsonl with src, mt and ref")
+    parser.add_argument("--input", type=Path, required=True, help="jsonl with src, mt and perhaps ref")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--chunk", type=int, required=True, help="segments between two lines of the output")
@@ -33,6 +33,8 @@ def main() -> None:
     if done == len(segments):
         return
     model, header = _load(arguments.checkpoint)
+    if "ref" not in segments[0] and model.requires_references():
+        sys.exit(f"{header['class']} of {arguments.checkpoint} needs references; take a model without, such as CometKiwi")
     with open(arguments.output, "a" if done else "w", encoding="utf-8") as file:
         if not done:
             _write(file, {**work, **header})

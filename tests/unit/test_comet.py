@@ -47,8 +47,22 @@ def test_what_is_missing_is_told_before(tmp_path):
         Comet(tmp_path / "none.ckpt", Path(sys.executable)).check()
     problems = "\n".join(caught.value.problems)
     assert "none.ckpt" in problems and "hparams.yaml" in problems
+    assert "hf download Unbabel/NAME --local-dir FOLDER" in problems and "terms must be accepted" in problems
     with pytest.raises(ConfigError, match="No such file"):
         Comet(tmp_path, tmp_path / "python").check()
+
+
+@pytest.mark.parametrize("encoder", ["microsoft/infoxlm-large", "/data/of/another/machine"])
+def test_an_encoder_that_is_missing_is_told_before(tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/model.ckpt").touch()
+    (tmp_path / "hparams.yaml").write_text(f"class_identifier: unified_metric\npretrained_model: {encoder}\n")
+    with pytest.raises(ConfigError, match=rf"yaml: its encoder {encoder} is no folder .* cache: hf download {encoder} "):
+        Comet(tmp_path, Path(sys.executable)).check()
+    (tmp_path / "hparams.yaml").write_text("{")
+    with pytest.raises(ConfigError, match=r"hparams\.yaml: not that of a COMET model"):
+        Comet(tmp_path, Path(sys.executable)).check()
 
 
 def test_a_worker_that_fails_is_told_with_its_log(tmp_path, tiny_comet, comet_python):

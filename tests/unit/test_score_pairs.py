@@ -10,7 +10,7 @@ from megatron_lmt.corpus import score_pairs as module
 from megatron_lmt.corpus.score_pairs import score_pairs
 from megatron_lmt.errors import UserError
 from megatron_lmt.eval.comet import Comet
-from tests.conftest import LINES, REPOSITORY
+from tests.conftest import LINES, REPOSITORY, make_comet
 
 CONFIG = """
 seed = 24  # whichever line is rejected, each pair has records in both directions
@@ -25,6 +25,27 @@ path = "{language}.txt"
 pairs = ["en-ja"]
 clean = { off = ["quality"] }
 """
+
+
+BY_ITSELF = """
+import json, sys
+from comet import load_from_checkpoint
+model = load_from_checkpoint(sys.argv[1], local_files_only=True)
+parts = json.loads(sys.argv[2])
+print(json.dumps([model.predict(part, gpus=0, progress_bar=False).scores for part in parts]))
+"""
+
+
+def scores_by_itself(python, model, *parts: list[dict]) -> list[list[float]]:
+    """Of each part, by unbabel-comet without anything of ours."""
+    command = [python, "-I", "-c", BY_ITSELF, model / "checkpoints/model.ckpt", json.dumps(parts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def samples(file) -> list[dict]:
+    pairs = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    return [{"src": source, "mt": target} for source, target in pairs]
 
 
 @pytest.fixture
@@ -45,10 +66,9 @@ def test_scores_are_the_models_whatever_the_parts_and_the_builder_takes_them(cor
     comet = Comet(tiny_kiwi, comet_python)
     written = corpus.parent / "scores.en-de.txt"
     assert score_pairs(corpus, comet) == {written: 5}  # the others are there
-    pairs = [line.split("\t") for line in (corpus.parent / "en-de.tsv").read_text(encoding="utf-8").split("\n")[:-1]]
-    expected, record = comet.score([{"src": one, "mt": two, "ref": one} for one, two in pairs], corpus.parent / "all")
+    (expected,) = scores_by_itself(comet_python, tiny_kiwi, samples(corpus.parent / "en-de.tsv"))
     assert list(map(float, written.read_text().split())) == pytest.approx(expected, abs=1e-5)
-    assert len(set(expected)) == 5 and record["class"] == "UnifiedMetric"
+    assert len(set(expected)) == 5
     assert sorted(path.name for path in corpus.parent.glob("scores.*")) == [
         f"scores.en-{code}.txt" for code in ("ar", "de", "fr", "ru")
     ]
@@ -61,6 +81,22 @@ def test_scores_are_the_models_whatever_the_parts_and_the_builder_takes_them(cor
     assert "all of these" in done.stdout and f"kept in {corpus.parent / 'out'}.rejected.jsonl.gz" in done.stdout
     report = json.loads((corpus.parent / "out/corpus.json").read_text())
     assert report["rejected"] == {f"en-{code}.tsv": {"quality": 1} for code in ("fr", "de", "ru", "ar")}
+
+
+def test_a_model_that_can_use_references_gets_none(corpus, tmp_path, comet_python):
+    """An empty one is not none."""
+    model = make_comet(tmp_path, comet_python, "unite")
+    (written,) = score_pairs(corpus, Comet(model, comet_python), only=["en-ru"])
+    pairs = samples(corpus.parent / "en-ru.tsv")
+    without, empty = scores_by_itself(comet_python, model, pairs, [{**pair, "ref": ""} for pair in pairs])
+    assert list(map(float, written.read_text().split())) == pytest.approx(without, abs=1e-5)
+    assert without != pytest.approx(empty, abs=1e-5)
+
+
+def test_a_model_that_needs_references_is_refused(corpus, tiny_comet, comet_python):
+    with pytest.raises(UserError, match="RegressionMetric of .*model.ckpt needs references; take a model without"):
+        score_pairs(corpus, Comet(tiny_comet, comet_python), only=["en-ru"])
+    assert not list(corpus.parent.glob("scores.*.txt"))
 
 
 @pytest.mark.parametrize(

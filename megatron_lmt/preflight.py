@@ -358,7 +358,6 @@ def describe(ready: ReadyRun) -> list[str]:
     """The plan of the run, as lines for a person."""
     run, shape = ready.run, ready.shape
     samples = run.train_iters * run.train.global_batch_size
-    tokenizer = load_tokenizer(run.data.tokenizer_type, run.path(run.data.tokenizer_model))
     start = ready.resume_from or run.model.pretrained_checkpoint or f"random weights, seed {run.seed}"
     return [
         f"model: {shape.architecture}, {shape.num_parameters:,} parameters, {shape.num_hidden_layers} layers, "
@@ -369,5 +368,5 @@ def describe(ready: ReadyRun) -> list[str]:
         f"output: {run.output_dir}; {space_needed(run, shape)}",
         "",
         *plan_table(ready.plan, ready.readers, samples),
-        *supervision_lines(ready.readers, tokenizer, run.data.seq_length),
+        *supervision_lines(ready.readers, ready.tokenizer, run.data.seq_length),
     ]

@@ -78,27 +78,26 @@ def _ledger(arguments: argparse.Namespace) -> list[str]:
 
 
 def _sample(arguments: argparse.Namespace) -> list[str]:
-    ready, tokenizer = _open_run(arguments)
+    ready = _open_run(arguments)
     step = replay_step(ready, step_of_sample(ready, arguments.number))
     sample = step.samples[arguments.number - step.first_sample]
     name = ready.plan.sources[sample.source].name
     title = f"sample {arguments.number}, in step {step.iteration}"
-    return [title, *show_sample(sample, name, ready.readers[name], tokenizer), _fingerprint(step)]
+    return [title, *show_sample(sample, name, ready.readers[name], ready.tokenizer), _fingerprint(step)]
 
 
 def _step(arguments: argparse.Namespace) -> list[str]:
-    ready, tokenizer = _open_run(arguments)
+    ready = _open_run(arguments)
     step = replay_step(ready, arguments.number)
     lines = [f"step {step.iteration}"]
     for number, sample in enumerate(step.samples, step.first_sample):
         name = ready.plan.sources[sample.source].name
-        lines += [f"sample {number}: source {name}", *preview_sample(sample, ready.readers[name], tokenizer)]
+        lines += [f"sample {number}: source {name}", *preview_sample(sample, ready.readers[name], ready.tokenizer)]
     return [*lines, _fingerprint(step)]
 
 
-def _open_run(arguments: argparse.Namespace) -> tuple[ReadyRun, Tokenizer]:
-    run = load_run(arguments.run_file, arguments.overrides)
-    return check_run(run, world_size=None), load_tokenizer(run.data.tokenizer_type, run.path(run.data.tokenizer_model))
+def _open_run(arguments: argparse.Namespace) -> ReadyRun:
+    return check_run(load_run(arguments.run_file, arguments.overrides), world_size=None)
 
 
 def _fingerprint(step: ReplayedStep) -> str:

@@ -168,15 +168,6 @@ class _NoStream:
     def record(self, *args):
         pass
 
-    @property
-    def name(self) -> str:
-        return torch.cuda.get_device_name(self.torch_device) if self.is_gpu else "CPU"
-
-    @property
-    def peak_tflops(self) -> float | None:
-        """bf16 TFLOP/s of this device without sparsity; None where it is not known, as on a CPU."""
-        return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in self.name), None)
-
     def synchronize(self):
         pass
 

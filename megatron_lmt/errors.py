@@ -71,6 +71,14 @@ class Problems:
             raise UserError(self.found)
 
 
+def print_problems(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if len(problems) > 1:
+        print(f"error: {len(problems)} problems, nothing was done", file=sys.stderr)
+    sys.stderr.flush()
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with its exit code; a `UserError` becomes lines on stderr and code 2."""
     try:
@@ -80,9 +88,6 @@ def run_command(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it finds no broken pipe either
         code = 128 + signal.SIGPIPE
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        if len(error.problems) > 1:
-            print(f"error: {len(error.problems)} problems, nothing was done", file=sys.stderr)
+        print_problems(error.problems)
         code = 2
     sys.exit(code)

@@ -38,6 +38,7 @@ from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 from megatron_lmt.runtime.checkpoint_readback import verify_saved
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, close_saving, prepare_saving
 from megatron_lmt.runtime.device import Device
+from megatron_lmt.runtime.meeting import Meeting
 from megatron_lmt.runtime.retention import delete_superfluous
 from megatron_lmt.runtime.signals import EXIT_FILE, Requests
 from megatron_lmt.start import build_trainee, open_output
@@ -45,15 +46,17 @@ from megatron_lmt.step import batch_shape
 from megatron_lmt.validate import validation_losses
 
 
-def train(ready: ReadyRun, device: Device, origin: Origin) -> None:
+def train(ready: ReadyRun, device: Device, origin: Origin, meeting: Meeting) -> None:
     """Train until the budget is spent or a stop signal arrives. All processes call it together.
 
+    Args:
+        meeting: at which they found nothing wrong.
     Raises:
         UserError: too many iterations in a row had a loss that is not a number, or a spike.
     """
     requests = Requests()
     prepare_saving()
-    parallel.open_process_groups(ready.run.parallel, device, ready.run.seed)
+    parallel.open_process_groups(ready.run.parallel, device, ready.run.seed, meeting)
     run = ready.run
     with attend(run.output_dir, ready.first_iteration - 1, run.job.hang_seconds, requests) as attendance:
         if dist.get_rank() == 0:
@@ -61,8 +64,9 @@ def train(ready: ReadyRun, device: Device, origin: Origin) -> None:
             start_card(ready, origin, dist.get_world_size(), device.name)
         dist.barrier()
         log = open_log(dist.get_rank(), run.output_dir / "train.log")
-        for line in describe(ready):
-            log.info(line)
+        if dist.get_rank() == 0:  # it reads token files
+            for line in describe(ready):
+                log.info(line)
         begin_again = _Loop(ready, device, log, origin, attendance).run(requests)
     dist.barrier()  # from here on the run directory is free
     parallel.close_process_groups()

@@ -92,12 +92,13 @@ class ReadyRun:
         check_nobody_trains(output_dir)
 
 
-def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = None) -> ReadyRun:
+def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = None, rank: int = 0) -> ReadyRun:
     """Check everything; see the module.
 
     Args:
         world_size: number of processes; None when they are not started yet, as in a dry run.
         machine: that is to train; None when it may be another one than this.
+        rank: of this process; the first alone reads documents.
     Raises:
         UserError: with one line for each problem.
     """
@@ -107,7 +108,7 @@ def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = 
     plan, readers = _check_mixture(problems, run, tokenizer)
     validation = run.validation.sources if run.validation else {}
     validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
-    if tokenizer:
+    if tokenizer and rank == 0:
         problems.of(check_supervision, {**readers, **validation_readers}, tokenizer, run.data.packing)
     problems.of(_check_processes, run, world_size)
     if shape:

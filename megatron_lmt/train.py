@@ -15,27 +15,30 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from megatron_lmt.errors import UserError, run_command
+from megatron_lmt.errors import Problems, run_command
 from megatron_lmt.log import silence_engine_warnings
 from megatron_lmt.machine import Machine
 from megatron_lmt.preflight import ReadyRun, check_run, describe
 from megatron_lmt.processes import end_with_parent
 from megatron_lmt.run_card import Origin, check_against_card, run_from_card, run_from_file
 
+if TYPE_CHECKING:
+    from megatron_lmt.runtime.meeting import Meeting
+
 
 def main() -> None:
     _end_with_the_launcher()
     arguments = _parse_arguments()
     _allow_many_open_files()
-    ready, origin = _check(arguments)
+    ready, origin, meeting = _check_together(arguments)
     if arguments.dry_run:
-        print("\n".join(describe(ready)))
+        if _rank() == 0:
+            print("\n".join(describe(ready)))
     elif ready.nothing_to_do:
-        if _local_rank() == 0:
+        if _rank() == 0:
             print(ready.nothing_to_do)
     else:
         # imported late: megatron-core may only be imported after the device is known
@@ -45,7 +48,7 @@ def main() -> None:
         device = open_device()
         from megatron_lmt.loop import train
 
-        train(ready, device, origin)
+        train(ready, device, origin, meeting)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -64,27 +67,39 @@ def _parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _check_together(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin, Meeting | None]:
+    """
+    Returns:
+        the run, where it was described, and where the processes met; None for a process that is alone.
+    Raises:
+        UserError: with all problems of this process, if it is alone; of several, the first prints them and all exit.
+    """
+    problems = Problems()
+    checked = problems.of(_check, arguments)
+    meeting = None
+    if "RANK" in os.environ:
+        from megatron_lmt.runtime.meeting import join  # imports torch
+
+        meeting = join()
+        meeting.end_all_if_any(problems.found)
+    problems.raise_if_any()
+    return *checked, meeting
+
+
 def _check(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin]:
     started = "WORLD_SIZE" in os.environ or not arguments.dry_run
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if started else None
-    try:
-        if arguments.from_card:
-            run, origin = run_from_card(arguments.from_card, arguments.overrides)
-        else:
-            run, origin = run_from_file(Path(arguments.run_file), arguments.overrides)
-        ready = check_run(run, world_size, None if arguments.dry_run else _machine())
-        notes = check_against_card(ready, origin)
-        if _local_rank() == 0:
-            print("\n".join(notes), end="\n" if notes else "")
-        if not arguments.dry_run and not ready.nothing_to_do:
-            ready.check_start()
-        return ready, origin
-    except UserError:
-        if _local_rank() != 0:
-            # every process found the same problems; torchrun ends all when one ends, so let the first one print
-            time.sleep(10)
-            sys.exit(2)
-        raise
+    if arguments.from_card:
+        run, origin = run_from_card(arguments.from_card, arguments.overrides)
+    else:
+        run, origin = run_from_file(Path(arguments.run_file), arguments.overrides)
+    ready = check_run(run, world_size, None if arguments.dry_run else _machine(), _rank())
+    notes = check_against_card(ready, origin)
+    if _rank() == 0:
+        print("\n".join(notes), end="\n" if notes else "")
+    if not arguments.dry_run and not ready.nothing_to_do:
+        ready.check_start()
+    return ready, origin
 
 
 def _end_with_the_launcher() -> None:
@@ -105,8 +120,8 @@ def _allow_many_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from megatron_lmt.errors import UserError
+from megatron_lmt.errors import UserError, print_problems
 from megatron_lmt.runtime import last_words
 from megatron_lmt.runtime.incarnation import Incarnation
 from megatron_lmt.runtime.job_folder import job_folder, record_start, record_stop
@@ -58,6 +58,8 @@ class Attendance:
 def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requests) -> Iterator[Attendance]:
     """All processes enter it together. An error of one of them is kept with its place, and the process ends at once.
 
+    An error that several have is printed by one of them.
+
     Args:
         iteration: that the run goes on from.
         hang_seconds: longest time in one phase.
@@ -77,7 +79,9 @@ def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requ
         watchdog.wait_if_hung()
         watchdog.end()
         last_words.leave(output_dir, "error", watchdog.where, str(error))
-        raise
+        if last_words.is_news(output_dir, str(error)):
+            print_problems(error.problems)
+        raise UserError([]) from error
     except Exception:
         watchdog.wait_if_hung()
         last_words.leave(output_dir, "error", watchdog.where, traceback.format_exc())

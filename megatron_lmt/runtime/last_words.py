@@ -1,11 +1,12 @@
 """What a process that failed or hung leaves behind, and the summary of it at the end of a job's log.
 
 `job/errors/rank_00003.txt` holds a line of facts and a text; the first rank to fail is the cause, the others lose their
-connection to it.
+connection to it. An empty file there, `….said`, marks words that were printed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from megatron_lmt.runtime.job_folder import job_folder
 
 FIRST_TO_END = re.compile(r"^srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,-]+): (?P<how>.*)$", re.MULTILINE)
 """srun's words about a task; its `how` is "Exited with exit code 1", or the name of a signal."""
+
+SAID = ".said"
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,21 @@ def read_all(output_dir: Path) -> list[LastWords]:
     return sorted(found, key=lambda words: words.time)
 
 
+def is_news(output_dir: Path, text: str) -> bool:
+    """Whether no other rank of this start has asked this about the same words: what hits all is printed by one."""
+    mark = errors_folder(output_dir) / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{SAID}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def forget(output_dir: Path) -> None:
     """Remove the last words of an earlier start."""
-    for file in errors_folder(output_dir).glob("rank_*.txt"):
-        file.unlink()
+    for pattern in ("rank_*.txt", f"*{SAID}"):
+        for file in errors_folder(output_dir).glob(pattern):
+            file.unlink()
 
 
 def summary(output_dir: Path, log_of_this_start: str) -> list[str]:

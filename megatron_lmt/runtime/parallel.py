@@ -12,21 +12,22 @@ from megatron.core import parallel_state, tensor_parallel
 
 from megatron_lmt.config import ParallelSection
 from megatron_lmt.runtime.device import Device
-
-FRESH_STARTS = "MEGATRON_LMT_FRESH_STARTS"
-"""Environment variable: how often this process was replaced by a fresh one with the same place among the others."""
+from megatron_lmt.runtime.meeting import FRESH_STARTS, Meeting, join
 
 
-def open_process_groups(parallel: ParallelSection, device: Device, seed: int) -> None:
-    """Join the other processes (torchrun's environment says which) and divide them by the run file.
+def open_process_groups(parallel: ParallelSection, device: Device, seed: int, meeting: Meeting | None = None) -> None:
+    """Join the other processes and divide them by the run file.
 
-    Without torchrun's environment this process is alone.
+    Args:
+        meeting: where they met; None if they have not.
     """
-    store, rank, world_size = (dist.HashStore(), 0, 1) if "RANK" not in os.environ else next(dist.rendezvous("env://"))
-    # after `become_a_fresh_process` torchrun's store still has the addresses of the processes before
-    store = dist.PrefixStore(f"fresh {os.environ.get(FRESH_STARTS, 0)}", store)
+    meeting = meeting or join()
     dist.init_process_group(
-        device.distributed_backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=30)
+        device.distributed_backend,
+        store=meeting.store,
+        rank=meeting.rank,
+        world_size=meeting.world_size,
+        timeout=timedelta(minutes=30),
     )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import socket
+import subprocess
 
 import pytest
 
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.tokenising import Recipe
 from tests.conftest import TINY_MODEL
-from tests.end_to_end.processes import run, tool, train, training_command
+from tests.end_to_end.processes import environment, free_port, run, tool, train, training_command
+
+ALL_IS_LEARNED = {"json_keys": ("target",), "loss_keys": ("target",), "append_eod": False}
 
 
 def refused(run_file, *overrides, processes=1):
@@ -62,6 +66,27 @@ def test_heads_that_cannot_be_divided_under_torchrun(tiny_run):
     assert output.count("does not divide num_key_value_heads") == 1  # one process speaks for all
 
 
+def test_what_only_one_process_finds_wrong_is_said_with_its_place_and_ends_all(tiny_run):
+    """As on a node that lacks a file: rank 1 stands in another folder."""
+    (tiny_run.parent / "elsewhere").mkdir()
+    folders, place = (tiny_run.parent, tiny_run.parent / "elsewhere"), {"MASTER_ADDR": "localhost", "WORLD_SIZE": "2"}
+    place["MASTER_PORT"] = str(free_port())
+    processes = [
+        subprocess.Popen(
+            training_command("run.toml", 1),
+            cwd=folder,
+            env={**environment(), **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, folder in enumerate(folders)
+    ]
+    first, second = (process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert first.startswith(f"error: rank 1 on {socket.gethostname()}: ") and "run.toml" in first
+    assert second == "" and not (tiny_run.parent / "run").exists()
+
+
 def test_fields_of_a_model_that_is_neither_qwen3_nor_llama(tiny_run):
     change_model(tiny_run.parent, model_type="qwen2", attention_bias=True, rope_scaling={"rope_type": "yarn"})
     output = refused(tiny_run)
@@ -90,6 +115,15 @@ def test_unfinished_and_damaged_token_files(tiny_run, quickstart_tokenizer):
     output = refused(tiny_run, "data.mixture.mono.path=copy/mono.{language}_text_document")
     assert "mono.en_text_document.manifest.json: no such file" in output
     assert "mono.zh_text_document.bin" in output and "its index counts" in output
+
+
+def test_a_wrong_mask_that_the_first_process_alone_reads_ends_all(tiny_run, quickstart_tokenizer):
+    folder = tiny_run.parent
+    (folder / "all.jsonl").write_text('{"target": "what is learned"}\n')
+    recipe = Recipe("HuggingFaceTokenizer", quickstart_tokenizer, **ALL_IS_LEARNED)
+    preprocess(recipe, {folder / "all": [folder / "all.jsonl"]})
+    output = refused(tiny_run, "data.mixture.mono={weight=1, path='all_text_document'}", processes=2)
+    assert output.count("error: source mono: ") == 1
 
 
 def test_a_source_with_nothing_to_predict(tiny_run, quickstart_tokenizer):

@@ -110,8 +110,8 @@ def test_too_many_in_a_row_end_the_run(run_file, poisoned_steps):
     everywhere = TINY_MODEL["vocab_size"]
     poison(run_file, slice(0, everywhere), math.inf)
     overrides = (*START, "output_dir=stopped", "train.max_skipped_iterations=3")
-    output = run(training_command(run_file, 1, *overrides), code=2)
-    assert "iteration 3: 3 iterations in a row were skipped (train.max_skipped_iterations)" in output
+    output = run(training_command(run_file, 2, *overrides), code=1)
+    assert output.count("iteration 3: 3 iterations in a row were skipped (train.max_skipped_iterations)") == 1
     assert not (run_file.parent / "stopped/checkpoints").exists()
     steps = [json.loads(line) for line in (run_file.parent / "stopped/metrics.jsonl").read_text().splitlines()]
     assert [step["skipped_iterations"] for step in steps] == [1, 2, 3]

@@ -1,0 +1,69 @@
+"""The processes of a start meet before anything is opened, and say together what is wrong: each problem once.
+
+Each of them has checked what it can see. The meeting needs a network and no GPU; it ends before training begins. Cost: a
+connection between all processes through gloo, which megatron-core makes again later.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from megatron_lmt.errors import print_problems
+
+FRESH_STARTS = "MEGATRON_LMT_FRESH_STARTS"
+"""Environment variable: how often this process was replaced by a fresh one with the same place among the others."""
+LATEST = timedelta(minutes=30)
+"""For others to come: on a busy file system some read their inputs later."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The place of this process among the others. `store` is kept as long as it is needed: rank 0's process holds it."""
+
+    store: dist.Store
+    rank: int
+    world_size: int
+
+    def end_all_if_any(self, problems: list[str]) -> None:
+        """All processes call it with what they found wrong. If there is anything, the first prints it and all exit."""
+        store = dist.PrefixStore("meeting", self.store)
+        dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.world_size, timeout=LATEST)
+        found: list[tuple[str, list[str]]] = [None] * self.world_size
+        dist.all_gather_object(found, (socket.gethostname(), problems))
+        of_all = merged(found)
+        if of_all and self.rank == 0:
+            print_problems(of_all)
+        dist.barrier()  # launchers end all processes when one ends: not before the first has printed
+        dist.destroy_process_group()
+        if of_all:
+            sys.exit(2)
+
+
+def join() -> Meeting:
+    """Find the other processes (torchrun's environment says where). Without that environment this process is alone."""
+    store, rank, world_size = (dist.HashStore(), 0, 1) if "RANK" not in os.environ else next(dist.rendezvous("env://"))
+    # after `become_a_fresh_process` torchrun's store still has the addresses of the processes before
+    return Meeting(dist.PrefixStore(f"fresh {os.environ.get(FRESH_STARTS, 0)}", store), rank, world_size)
+
+
+def merged(found: list[tuple[str, list[str]]]) -> list[str]:
+    """Each problem once; those that the first process does not have are said with who has them.
+
+    Args:
+        found: host and problems of each rank.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank, (_, problems) in enumerate(found):
+        for problem in problems:
+            ranks.setdefault(problem, []).append(rank)
+    return [problem if has[0] == 0 else f"{_named(has, found)}: {problem}" for problem, has in ranks.items()]
+
+
+def _named(ranks: list[int], found: list[tuple[str, list[str]]]) -> str:
+    return ", ".join(f"rank {rank} on {found[rank][0]}" for rank in ranks)

@@ -1,0 +1,14 @@
+"""What the processes of a start found wrong is said once, and by whom it was found if not by all."""
+
+from megatron_lmt.runtime.meeting import merged
+
+
+def test_what_all_found_is_said_once_and_what_one_found_with_its_place():
+    common = ["no such file: a", "no such file: b"]
+    found = [("n0", common), ("n0", common), ("n1", [*common, "no GPU"]), ("n1", ["no GPU", *common])]
+    assert merged(found) == [*common, "rank 2 on n1, rank 3 on n1: no GPU"]
+
+
+def test_what_only_the_first_looks_for_is_a_problem_of_all():
+    assert merged([("n0", ["a wrong mask"]), ("n0", [])]) == ["a wrong mask"]
+    assert merged([("n0", []), ("n0", [])]) == []

@@ -3,9 +3,9 @@
 Counted is training with Transformer Engine in bf16, or in fp32 where the run file says so: parameters, fp32 gradients, fp32
 parameters (of bf16 ones) and Adam's two moments divided over the data-parallel ranks, what the layers keep for the backward
 pass (after Korthikanti et al. 2022, with gated MLP, grouped queries and flash attention), one copy of the logits and its
-gradient, and a fixed part for the CUDA context, NCCL's buffers and what the allocator wastes. FP8 is counted as bf16: its
-copies of the weights cost about what its smaller activations save. Nobody has compared it with a GPU yet; take 10 % as its
-error.
+gradient, or what a save gathers when these two are free again, and a fixed part for the CUDA context, NCCL's buffers and
+what the allocator wastes. FP8 is counted as bf16: its copies of the weights cost about what its smaller activations save.
+Nobody has compared it with a GPU yet; take 10 % as its error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from megatron_lmt.model.shape import ModelShape
 
 GB = 1e9
 FIXED_BYTES = 4 * GB
+BUCKET_SIZE, BUCKET_SIZE_OF_EACH_RANK = 40_000_000, 1_000_000
+"""megatron-core's defaults: parameters in a bucket of gradients, the larger of the two counts."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,27 @@ class MemoryEstimate:
     optimizer: float
     activations: float
     logits: float
+    saving: float
     fixed: float = FIXED_BYTES
 
     @property
     def total(self) -> float:
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.logits + self.fixed
+        passing = max(self.activations + self.logits, self.saving)
+        return self.parameters + self.gradients + self.optimizer + passing + self.fixed
 
     def __str__(self) -> str:
         parts = ("parameters", "gradients", "optimizer", "activations", "logits")
         listed = ", ".join(f"{name} {getattr(self, name) / GB:.1f}" for name in parts)
-        return f"{self.total / GB:.0f} GB ({listed}, fixed {self.fixed / GB:.0f})"
+        return f"{self.total / GB:.0f} GB ({listed} or saving {self.saving / GB:.1f}, fixed {self.fixed / GB:.0f})"
 
 
 def estimate_memory(run: RunConfig, shape: ModelShape, world_size: int) -> MemoryEstimate:
     """The memory of the fullest rank: one of the first pipeline stage, with the most activations, or of the last."""
     stages = {0, run.parallel.pipeline_model_parallel_size - 1}
-    return max((_stage(run, shape, world_size, stage) for stage in stages), key=lambda estimate: estimate.total)
+    return max((stage_memory(run, shape, world_size, stage) for stage in stages), key=lambda estimate: estimate.total)
 
 
-def _stage(run: RunConfig, shape: ModelShape, world_size: int, stage: int) -> MemoryEstimate:
+def stage_memory(run: RunConfig, shape: ModelShape, world_size: int, stage: int) -> MemoryEstimate:
     parallel = run.parallel
     tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     element, optimizer = (4, 8) if run.train.bf16 is False else (2, 12)
@@ -63,7 +67,39 @@ def _stage(run: RunConfig, shape: ModelShape, world_size: int, stage: int) -> Me
         optimizer=optimizer * parameters / (world_size // (tensor * pipeline)),
         activations=element * tokens * (kept + (shape.hidden_size if stage == 0 else 0)),
         logits=2 * element * tokens * shape.vocab_size / tensor if stage == pipeline - 1 else 0,
+        saving=_gathered_by_a_save(shape, parallel, stage, world_size // (tensor * pipeline)),
     )
+
+
+def _gathered_by_a_save(shape: ModelShape, parallel: ParallelSection, stage: int, ranks: int) -> float:
+    """Bytes on the GPU, with which megatron-core makes optimizer state whole before it goes to the CPU.
+
+    In the fully reshardable format each rank gathers one of fp32 parameters, first and second moments at a time, bucket by
+    bucket: from its own share, into a tensor for each rank, through a flat one of the same size that torch's NCCL makes.
+
+    Args:
+        ranks: that divide the optimizer state.
+    """
+    return 4 * largest_bucket(shape, parallel, stage, ranks // parallel.context_parallel_size) * (2 + 1 / ranks)
+
+
+def largest_bucket(shape: ModelShape, parallel: ParallelSection, stage: int, data_parallel: int) -> int:
+    """At most so many parameters are in one bucket of gradients.
+
+    megatron-core makes buckets only on the first pipeline rank, in its first virtual stage, and only for overlap with the
+    backward pass; anything else is one bucket.
+    """
+    others = (parallel.virtual_pipeline_model_parallel_size or 1) - 1
+    layers = layers_of_stage(shape.num_hidden_layers, parallel, stage) // (others + 1)
+    in_layers = layers * layer_parameters(shape, parallel)
+    largest_virtual_stage = stage_parameters(shape, parallel, stage) - others * in_layers
+    if stage > 0 or parallel.overlap_grad_reduce is False:
+        return largest_virtual_stage
+    up_and_gate = 2 * shape.intermediate_size * shape.hidden_size // parallel.tensor_model_parallel_size
+    # a bucket is closed by the parameter that fills it
+    full = max(BUCKET_SIZE, BUCKET_SIZE_OF_EACH_RANK * data_parallel)
+    in_first = min(full + max(vocabulary_parameters(shape, parallel), up_and_gate), largest_virtual_stage)
+    return max(in_first, in_layers) if others else in_first
 
 
 def layers_of_stage(layers: int, parallel: ParallelSection, stage: int) -> int:
@@ -78,18 +114,25 @@ def layers_of_stage(layers: int, parallel: ParallelSection, stage: int) -> int:
 
 def stage_parameters(shape: ModelShape, parallel: ParallelSection, stage: int) -> int:
     """Parameters on each rank of a pipeline stage; matrices are divided over the tensor-parallel ranks, norms are not."""
-    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    heads = shape.head_dim * 2 * (shape.num_attention_heads + shape.num_key_value_heads)
-    matrices = shape.hidden_size * (heads + 3 * shape.intermediate_size) // tensor
-    norms = 2 * shape.hidden_size + (2 * shape.head_dim if shape.has_qk_norm else 0)
-    count = layers_of_stage(shape.num_hidden_layers, parallel, stage) * (matrices + norms)
-    vocabulary = -(-shape.vocab_size // tensor) * shape.hidden_size
+    pipeline, vocabulary = parallel.pipeline_model_parallel_size, vocabulary_parameters(shape, parallel)
+    count = layers_of_stage(shape.num_hidden_layers, parallel, stage) * layer_parameters(shape, parallel)
     if stage == 0:
         count += vocabulary
     if stage == pipeline - 1:
         # a tied matrix is there once, unless the embedding is on another stage
         count += shape.hidden_size + (0 if shape.tie_word_embeddings and pipeline == 1 else vocabulary)
     return count
+
+
+def layer_parameters(shape: ModelShape, parallel: ParallelSection) -> int:
+    heads = shape.head_dim * 2 * (shape.num_attention_heads + shape.num_key_value_heads)
+    matrices = shape.hidden_size * (heads + 3 * shape.intermediate_size) // parallel.tensor_model_parallel_size
+    return matrices + 2 * shape.hidden_size + (2 * shape.head_dim if shape.has_qk_norm else 0)
+
+
+def vocabulary_parameters(shape: ModelShape, parallel: ParallelSection) -> int:
+    """Of the embedding, or of the output layer."""
+    return -(-shape.vocab_size // parallel.tensor_model_parallel_size) * shape.hidden_size
 
 
 def _kept_by_layers(shape: ModelShape, parallel: ParallelSection, layers: int) -> float:

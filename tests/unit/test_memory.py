@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from megatron_lmt.config import ParallelSection, load_run
-from megatron_lmt.model.memory import FIXED_BYTES, estimate_memory, stage_parameters
+from megatron_lmt.model.memory import FIXED_BYTES, estimate_memory, stage_memory, stage_parameters
 from megatron_lmt.model.shape import check_parallel, read_shape
 from tests.conftest import REPOSITORY
 from tests.unit.test_config import RUN, load
@@ -51,9 +51,10 @@ def test_stages_hold_the_whole_model_and_a_tied_matrix_twice(shape):
     assert stages == shape.num_parameters + copied
 
 
-def estimate(tmp_path, shape, world_size=8, **parallel):
-    run = load(tmp_path, RUN, "train.micro_batch_size=2")
-    return estimate_memory(run.model_copy(update={"parallel": ParallelSection(**parallel)}), shape, world_size)
+def estimate(tmp_path, shape, world_size=8, stage=None, **parallel):
+    """Of the fullest rank, or of those of a stage."""
+    run = load(tmp_path, RUN, "train.micro_batch_size=2").model_copy(update={"parallel": ParallelSection(**parallel)})
+    return estimate_memory(run, shape, world_size) if stage is None else stage_memory(run, shape, world_size, stage)
 
 
 def test_weights_gradients_and_optimizer_of_one_gpu_are_18_bytes_a_parameter(tmp_path, shape):
@@ -79,8 +80,32 @@ def test_activations_by_hand(tmp_path):
     assert estimate(tmp_path, shape, **uniform).activations == 2 * 4096 * (36 * 4096 + layer + 4096)
     assert estimate(tmp_path, shape, context_parallel_size=2).activations == found.activations / 2
     # the first of four stages keeps a quarter of the layers for four micro batches
-    assert estimate(tmp_path, shape, pipeline_model_parallel_size=4).activations == found.activations
+    assert estimate(tmp_path, shape, stage=0, pipeline_model_parallel_size=4).activations == found.activations
     assert estimate(tmp_path, replace(shape, model_type="llama")).activations < found.activations
+
+
+def test_what_a_save_gathers_by_hand(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3["8B"]))
+    shape = read_shape(tmp_path)
+    on_each_of_two = 36 * (4096 * (256 * (32 + 8) + 3 * 12288) // 2 + 2 * 4096 + 2 * 128) + 4096 * (151936 + 1)
+    # everything is one bucket, of which each of four ranks has a quarter: the gathered, its flat copy, and the quarter
+    whole = estimate(tmp_path, shape, tensor_model_parallel_size=2, overlap_grad_reduce=False)
+    assert whole.saving == 4 * on_each_of_two * 2.25
+    assert whole.total == whole.parameters + whole.gradients + whole.optimizer + whole.saving + FIXED_BYTES
+    # with overlap, the embedding closes the largest bucket
+    small = estimate(tmp_path, shape, tensor_model_parallel_size=2)
+    assert small.saving == 4 * (40_000_000 + 4096 * 151936 // 2) * 2.25
+    assert small.total == whole.total - whole.saving + small.activations + small.logits
+    assert estimate(tmp_path, shape, 128).saving == 4 * (128_000_000 + 4096 * 151936) * (2 + 1 / 128)
+    # the first stage alone has buckets, and there the first virtual stage
+    stages = [
+        estimate(tmp_path, shape, stage=stage, pipeline_model_parallel_size=3, virtual_pipeline_model_parallel_size=3)
+        for stage in range(3)
+    ]
+    layer = (on_each_of_two - 4096 * 151937) // 36 + 4096 * (256 * (32 + 8) + 3 * 12288) // 2
+    of_stages = [4 * parameters * (2 + 1 / 2) for parameters in (4096 * 151936 + 40_000_000, 4 * layer)]
+    assert [stage.saving for stage in stages[:2]] == [max(of_stages), of_stages[1]]
+    assert stages[2].saving == 4 * (4 * layer + 4096 * (151936 + 1)) * 2.5
 
 
 @pytest.mark.parametrize("gpus", [8, 64])

@@ -340,10 +340,16 @@ class JobSection(Section):
     """How a run looks after itself."""
 
     hang_seconds: float = Field(1200, gt=0, allow_inf_nan=False)
-    """After so long without a micro batch, an optimizer step or a checkpoint a run hangs: stacks are shown, the job ends.
-    Below 30 minutes, after which collective calls end by themselves and say less."""
+    """After so long without a micro batch, or in an optimizer step, a run hangs: stacks are shown, the job ends."""
+    hang_seconds_between_steps: float = Field(3600, gt=0, allow_inf_nan=False)
+    """The same for what has no micro batches: loading, writing or reading back a checkpoint, waiting for an export or an
+    evaluation."""
     max_starts_without_progress: PositiveInt = 3
     """So many starts in a row may end before a new checkpoint; the next is refused, so that a chain of jobs ends."""
+
+    @property
+    def longest_hang_seconds(self) -> float:
+        return max(self.hang_seconds, self.hang_seconds_between_steps)
 
 
 class LoggingSection(Section):

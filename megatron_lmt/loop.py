@@ -56,9 +56,9 @@ def train(ready: ReadyRun, device: Device, origin: Origin, meeting: Meeting) -> 
     """
     requests = Requests()
     prepare_saving()
-    parallel.open_process_groups(ready.run.parallel, device, ready.run.seed, meeting)
     run = ready.run
-    with attend(run.output_dir, ready.first_iteration - 1, run.job.hang_seconds, requests) as attendance:
+    parallel.open_process_groups(run.parallel, device, run.seed, meeting, run.job.longest_hang_seconds)
+    with attend(run.output_dir, ready.first_iteration - 1, run.job, requests) as attendance:
         if dist.get_rank() == 0:
             open_output(ready, origin)
             start_card(ready, origin, dist.get_world_size(), device.name)
@@ -105,7 +105,7 @@ class _Loop:
 
     def _resume(self, folder: Path) -> None:
         state = read_run_state(folder)
-        self.attendance.enter(f"loading {folder}")
+        self.attendance.enter_between_steps(f"loading {folder}")
         load_checkpoint(folder, self.trainee.bare_model, self.trainee.optimizer)
         self.trainee.scheduler.step(increment=state["iteration"])
         self.mixture.load_state_dict(state["data"])
@@ -146,7 +146,7 @@ class _Loop:
                 self._stop(iteration, requests)
                 break
         else:
-            self.report.finish(self.mixture.ledger(self.data_state), self.attendance.enter)
+            self.report.finish(self.mixture.ledger(self.data_state), self.attendance.enter_between_steps)
             if dist.get_rank() == 0:
                 write_text_atomically(run.output_dir / DONE, f"{last} iterations\n")
         self.report.close()
@@ -206,7 +206,7 @@ class _Loop:
     def _save(self, iteration: int) -> None:
         run = self.run_config
         self._commit_save(wait=True)
-        self.attendance.enter(f"checkpoint of iteration {iteration}")
+        self.attendance.enter_between_steps(f"checkpoint of iteration {iteration}")
         self.trainee.gather_parameters()
         run_state = {
             "iteration": iteration,
@@ -222,12 +222,15 @@ class _Loop:
 
     def _commit_save(self, wait: bool) -> None:
         """Commit the checkpoint that is being written, if there is one and it is ready or shall be waited for."""
+        if not self.saver.is_writing:
+            return
+        self.attendance.enter_between_steps("completing the last checkpoint")
         saved = self.saver.finish(wait)
         if not saved:
             return
         run, folder = self.run_config, saved.folder
         if run.checkpoint.verify_after_save:
-            self.attendance.enter(f"reading {folder} back")
+            self.attendance.enter_between_steps(f"reading {folder} back")
             verify_saved(folder, self.trainee.bare_model, self.trainee.optimizer)
             self.log.info(f"read {folder} back: every tensor is as in memory")
         if dist.get_rank() == 0:

@@ -108,11 +108,13 @@ class Snapshots:
             return
         enter(f"evaluation of iteration {self._iteration}")
         self._log.info(f"waiting for the evaluation of iteration {self._iteration}")
-        most = 0.8 * self._run.job.hang_seconds  # before the watchdog takes it for a hang
+        most = 0.8 * self._run.job.hang_seconds_between_steps  # before the watchdog takes it for a hang
         try:
             self._process.wait(timeout=most)
         except subprocess.TimeoutExpired:
-            self._log.warning(f"no longer waiting after {most:.0f} s: take a smaller slice, or raise job.hang_seconds")
+            self._log.warning(
+                f"no longer waiting after {most:.0f} s: take a smaller slice, or raise job.hang_seconds_between_steps"
+            )
             self.stop()
         self.collect()
 

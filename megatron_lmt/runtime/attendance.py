@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from megatron_lmt.config import JobSection
 from megatron_lmt.errors import UserError, print_problems
 from megatron_lmt.runtime import last_words
 from megatron_lmt.runtime.incarnation import Incarnation
@@ -26,8 +27,12 @@ class Attendance:
         self._output_dir, self._watchdog, self._incarnation, self._requests = output_dir, watchdog, incarnation, requests
 
     def enter(self, phase: str) -> None:
-        """The loop begins this; what takes too long is a hang."""
+        """The loop begins this part of a step; what takes too long is a hang."""
         self._watchdog.enter(phase)
+
+    def enter_between_steps(self, phase: str) -> None:
+        """The loop begins this, which has no micro batches and may take longer."""
+        self._watchdog.enter(phase, between_steps=True)
 
     def alive(self) -> None:
         """The loop does something in this phase."""
@@ -55,14 +60,14 @@ class Attendance:
 
 
 @contextmanager
-def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requests) -> Iterator[Attendance]:
+def attend(output_dir: Path, iteration: int, job: JobSection, requests: Requests) -> Iterator[Attendance]:
     """All processes enter it together. An error of one of them is kept with its place, and the process ends at once.
 
     An error that several have is printed by one of them.
 
     Args:
         iteration: that the run goes on from.
-        hang_seconds: longest time in one phase.
+        job: has the longest times in one phase.
     """
     incarnation = None
     if dist.get_rank() == 0:
@@ -71,7 +76,7 @@ def attend(output_dir: Path, iteration: int, hang_seconds: float, requests: Requ
         record_start(output_dir, iteration)
         last_words.forget(output_dir)
         requests.watch_files(output_dir)
-    watchdog = Watchdog(output_dir, hang_seconds, incarnation)
+    watchdog = Watchdog(output_dir, job.hang_seconds, job.hang_seconds_between_steps, incarnation)
     attendance = Attendance(output_dir, watchdog, incarnation, requests)
     try:
         yield attendance

@@ -85,6 +85,11 @@ class CheckpointSaver:
         self._writing: _Writing | None = None
         self._unreported_stall = 0.0
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint was started and is not committed."""
+        return self._writing is not None
+
     def start(self, folder: Path, model: GPTModel, optimizer: MegatronOptimizer, run_state: dict, hf_files: Path) -> None:
         """Begin to write a checkpoint; `finish` commits it.
 
@@ -111,7 +116,7 @@ class CheckpointSaver:
         Raises:
             CheckpointError: it could not be written.
         """
-        if not self._writing:
+        if not self.is_writing:
             return None
         began = time.perf_counter()
         self._finalize(wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from datetime import timedelta
@@ -14,26 +15,39 @@ from megatron_lmt.config import ParallelSection
 from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.meeting import FRESH_STARTS, Meeting, join
 
+SPARE_MINUTES = 10
+"""For the watchdog's last words, before collective calls end by themselves."""
 
-def open_process_groups(parallel: ParallelSection, device: Device, seed: int, meeting: Meeting | None = None) -> None:
+
+def open_process_groups(
+    parallel: ParallelSection,
+    device: Device,
+    seed: int,
+    meeting: Meeting | None = None,
+    longest_wait_seconds: float = 1800.0,
+) -> None:
     """Join the other processes and divide them by the run file.
 
     Args:
         meeting: where they met; None if they have not.
+        longest_wait_seconds: of one process for another. Collective calls end some time after it, and say less than the
+            watchdog, which comes first.
     """
     meeting = meeting or join()
+    minutes = math.ceil(longest_wait_seconds / 60) + SPARE_MINUTES
     dist.init_process_group(
         device.distributed_backend,
         store=meeting.store,
         rank=meeting.rank,
         world_size=meeting.world_size,
-        timeout=timedelta(minutes=30),
+        timeout=timedelta(minutes=minutes),
     )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
+        distributed_timeout_minutes=minutes,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
 

@@ -1,9 +1,10 @@
 """Finds a run that hangs, says where every rank is, and ends the job: a GPU-hour costs the same when nothing happens.
 
-The trainer names the phase it enters, and gives a sign of life with each micro batch. A thread in each process looks whether
-the last was too long ago; then it writes the phase and the stack of its process to `job/errors/`. For ranks that say nothing
-(they are stopped, or hold Python's lock in a library) another rank of the same node says what the kernel knows of them, and
-asks Python's fault handler for their stack, which needs no lock. Then all exit, and with them the job.
+The trainer names the phase it enters, and gives a sign of life with each micro batch. What is done between steps, such as
+writing a checkpoint, has none and may take longer. A thread in each process looks whether the last sign was too long ago;
+then it writes the phase and the stack of its process to `job/errors/`. For ranks that say nothing (they are stopped, or hold
+Python's lock in a library) another rank of the same node says what the kernel knows of them, and asks Python's fault handler
+for their stack, which needs no lock. Then all exit, and with them the job.
 
 The thread of the first process also renews `job/incarnation.json`.
 """
@@ -51,14 +52,21 @@ class Watchdog:
     Args:
         output_dir: of the run; last words go to `job/errors/` in it.
         hang_seconds: longest time without a sign of life.
+        hang_seconds_between_steps: the same in phases that have no micro batches to give one.
         incarnation: of the first process, to be renewed; None in the others.
     """
 
-    def __init__(self, output_dir: Path, hang_seconds: float, incarnation: Incarnation | None):
-        self.where = "start"
-        self._since = time.monotonic()
-        self._output_dir, self._hang_seconds, self._incarnation = output_dir, hang_seconds, incarnation
-        self._period = min(RENEWAL_SECONDS, hang_seconds / 10)
+    def __init__(
+        self,
+        output_dir: Path,
+        hang_seconds: float,
+        hang_seconds_between_steps: float,
+        incarnation: Incarnation | None,
+    ):
+        self._output_dir, self._incarnation = output_dir, incarnation
+        self._hang_seconds, self._hang_seconds_between_steps = hang_seconds, hang_seconds_between_steps
+        self._period = min(RENEWAL_SECONDS, hang_seconds / 10, hang_seconds_between_steps / 10)
+        self.enter("start", between_steps=True)
         self._ended, self._hung = threading.Event(), threading.Event()
         self._members: list[Member] = [None] * dist.get_world_size()
         dist.all_gather_object(self._members, Member(socket.gethostname(), os.getpid()))
@@ -66,9 +74,10 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase: str, between_steps: bool = False) -> None:
         """The trainer begins something."""
-        self.where, self._since = phase, time.monotonic()
+        self._since = time.monotonic()
+        self.where, self._most = phase, self._hang_seconds_between_steps if between_steps else self._hang_seconds
 
     def alive(self) -> None:
         """The trainer moves in the same phase, such as to its next micro batch."""
@@ -91,7 +100,7 @@ class Watchdog:
         while not self._ended.wait(self._period):
             if self._incarnation:
                 self._renew(self._incarnation)
-            if time.monotonic() - self._since > self._hang_seconds:
+            if time.monotonic() - self._since > self._most:
                 self._end_the_job()
 
     def _renew(self, incarnation: Incarnation) -> None:
@@ -109,7 +118,7 @@ class Watchdog:
             os._exit(HANG_EXIT_CODE)  # it was stopped, others have spoken for it, and where it is now says nothing
         file = last_words.leave(self._output_dir, "hang", self.where, _stack())
         sys.stderr.write(
-            f"[rank {rank} on {socket.gethostname()}] no progress for {self._hang_seconds:g} s in: {self.where}; stack in "
+            f"[rank {rank} on {socket.gethostname()}] no progress for {self._most:g} s in: {self.where}; stack in "
             f"{file}; ending the job\n"
         )
         sys.stderr.flush()

@@ -19,6 +19,7 @@ from megatron_lmt.errors import ConfigError
 from megatron_lmt.files import file_sha256, write_json_atomically, write_text_atomically
 from megatron_lmt.preflight import ReadyRun, differences
 from megatron_lmt.provenance import code, machine, versions
+from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 from megatron_lmt.runtime.metrics import METRICS, VALIDATION
 
 RUN_CARD = "run_card.json"
@@ -71,11 +72,14 @@ def check_against_card(ready: ReadyRun, origin: Origin) -> list[str]:
     Returns:
         lines about what is different and may be: code, versions.
     Raises:
-        ConfigError: data, tokenizer, shape or another input of the result are not those of the card.
+        ConfigError: data, tokenizer, shape, start weights or another input of the result are not those of the card.
     """
     if not origin.card:
         return []
-    if found := differences(origin.card["identity"], ready.identity):
+    found = differences(origin.card["identity"], ready.identity)
+    if "start_weights" in origin.card:
+        found += differences(_known_by(origin.card["start_weights"]), _known_by(_start_weights(ready)))
+    if found:
         raise ConfigError(
             [f"not the run of the card: {difference}" for difference in found]
             + ["what decides the result must be as it was; to change it, start from the run file"]
@@ -102,6 +106,7 @@ def start_card(ready: ReadyRun, origin: Origin, world_size: int, device: str) ->
         "run": ready.run.model_dump(mode="json"),
         "run_file": {"path": str(origin.path.absolute()), "text": origin.text, "overrides": origin.overrides},
         "identity": ready.identity,
+        "start_weights": _start_weights(ready),
         "num_parameters": ready.shape.num_parameters,
         "manifests": {"training": _manifests(ready.readers), "validation": _manifests(ready.validation_readers)},
         "starts": [*before, start],
@@ -138,6 +143,22 @@ def compare_results(card: dict, again: dict) -> list[str]:
     ]
 
 
+def _start_weights(ready: ReadyRun) -> dict | None:
+    """Where a run starts, and a hash: of a checkpoint's manifest, which has the hashes of its files, or
+    `SafetensorsFolder.fingerprint`. None for random weights, which the seed decides."""
+    start = ready.start_from
+    if start is None:
+        return None
+    if isinstance(start, Path):
+        return {"path": str(start), "sha256": file_sha256(start / COMMIT_MARKER)}
+    return {"path": str(start.folder), "sha256": start.fingerprint()}
+
+
+def _known_by(start_weights: dict | None) -> dict:
+    """Without the path: the same weights may lie elsewhere."""
+    return {"start_weights": start_weights["sha256"] if start_weights else "random"}
+
+
 def _manifests(readers: dict[str, IndexedReader]) -> dict[str, dict]:
     """The manifest of each source's token files has the hashes of the files; its own hash stands for all of them."""
     paths = {name: manifest_path(reader.prefix) for name, reader in readers.items()}
@@ -162,6 +183,7 @@ def _for_people(run_dir: Path, card: dict) -> list[str]:
         f"{card['num_parameters']:,} parameters, global batch of {train['global_batch_size']} samples of "
         f"{card['run']['data']['seq_length']} positions, seed {card['run']['seed']}; "
         f"{len(card['manifests']['training'])} sources.",
+        _start_line(card["start_weights"]),
         f"Layout: {', '.join(f'{key} = {value}' for key, value in parallel.items())}.",
         "",
         "| start (UTC) | after | processes | device | commit | torch | megatron-core |",
@@ -175,6 +197,10 @@ def _for_people(run_dir: Path, card: dict) -> list[str]:
         f"    torchrun --nproc-per-node N -m megatron_lmt.train --from-card {run_dir / RUN_CARD} output_dir=NEW",
     ]
     return lines
+
+
+def _start_line(weights: dict | None) -> str:
+    return f"Started from {weights['path']}, sha256 {weights['sha256']}." if weights else "Started from random weights."
 
 
 def _start_row(start: dict) -> str:

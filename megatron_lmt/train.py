@@ -94,8 +94,8 @@ def _check(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin]:
     else:
         run, origin = run_from_file(Path(arguments.run_file), arguments.overrides)
     ready = check_run(run, world_size, None if arguments.dry_run else _machine(), _rank())
-    notes = check_against_card(ready, origin)
     if _rank() == 0:
+        notes = check_against_card(ready, origin)
         print("\n".join(notes), end="\n" if notes else "")
     if not arguments.dry_run and not ready.nothing_to_do:
         ready.check_start()

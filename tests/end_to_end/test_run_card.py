@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from megatron_lmt.config import load_run
 from tests.conftest import REPOSITORY, make_run
 from tests.end_to_end.processes import curve, launcher, metrics, run, train
+from tests.end_to_end.test_convert import make_hf_model
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +85,32 @@ def test_other_code_and_versions_are_named(done, tmp_path):
     output = again(tmp_path / "card.json", 1, f"output_dir={tmp_path}/new", "--dry-run")
     assert "not as on the card: code.commit = 0123 before, " in output
     assert "not as on the card: versions.torch = 1.0 before, " in output
+
+
+def test_start_weights_are_known_by_their_content(tmp_path, quickstart_tokenizer, tiny_tokens):
+    run_file = make_run(tmp_path, quickstart_tokenizer, tiny_tokens)
+    qwen3 = make_hf_model(tmp_path / "hf", quickstart_tokenizer)
+    train(run_file, 1, "model.pretrained_checkpoint=hf", "train.train_iters=2", "output_dir=first")
+    card = tmp_path / "first" / "run_card.json"
+    known = read(tmp_path / "first")["start_weights"]
+    assert known["path"] == str(tmp_path / "hf") and known["sha256"] in card.with_suffix(".md").read_text()
+
+    def start(weights, code=0):
+        return again(card, 1, "output_dir=again", f"model.pretrained_checkpoint={weights}", "--dry-run", code=code)
+
+    qwen3.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list(tmp_path.glob("shards/*.safetensors"))) > 2
+    start("shards")
+    checkpoint = "first/checkpoints/iter_0000002"
+    assert f"not the run of the card: start_weights = {known['sha256']} before, " in start(checkpoint, code=2)
+    with torch.no_grad():
+        qwen3.model.layers[2].mlp.up_proj.weight += 1e-3
+    qwen3.save_pretrained(tmp_path / "trained")
+    assert f"not the run of the card: start_weights = {known['sha256']} before, " in start("trained", code=2)
+
+
+def test_a_start_from_a_checkpoint_is_known_by_its_manifest(done):
+    train(done.parent / "run.toml", 1, f"model.pretrained_checkpoint={done}", "train.train_iters=1", "output_dir=next")
+    manifest = done / "checkpoints/iter_0000012/COMMITTED.json"
+    assert read(done.parent / "next")["start_weights"]["sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert read(done)["start_weights"] is None

@@ -309,7 +309,7 @@ class CheckpointSection(Section):
     """Read each checkpoint back from the disk and compare every tensor with the one in memory, before an older one is
     deleted. Takes about as long as a resume, and memory for the state once more."""
     require_free_disk: bool = True
-    """Refuse to start when the checkpoints that the run will keep do not fit on the disk as it is now."""
+    """Refuse to start when the checkpoints and exports that the run will keep do not fit on the disk as it is now."""
 
     @model_validator(mode="after")
     def _what_is_verified_is_waited_for(self):

@@ -21,10 +21,10 @@ from pathlib import Path
 from megatron_lmt.config import RunConfig
 from megatron_lmt.errors import run_command
 from megatron_lmt.processes import end_with_parent, start_beside
-from megatron_lmt.runtime.checkpoint_folder import iteration_of
+from megatron_lmt.runtime.checkpoint_folder import EXPORTS, iteration_of
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_problems
 
-FOLDER, KEPT = "exports", ".checkpoint-"
+KEPT = ".checkpoint-"
 
 
 class Exports:
@@ -36,7 +36,7 @@ class Exports:
 
     def __init__(self, run: RunConfig, log: Logger, resumed_from: Path | None):
         self._run, self._log = run, log
-        self._folder = run.output_dir / FOLDER
+        self._folder = run.output_dir / EXPORTS
         self._waiting: deque[Path] = deque()
         self._process: subprocess.Popen | None = None
         for kept in sorted(self._folder.glob(f"{KEPT}*")):  # of a run that was stopped or killed

@@ -15,6 +15,8 @@ from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_proble
 
 RUN_STATE = "run_state.json"
 HF_FOLDER = "huggingface"
+EXPORTS = "exports"
+"""Folder of a run with Hugging Face models, each called like the checkpoint it was made of."""
 UNFINISHED = ".unfinished-"
 """Prefix of a folder that is being written or deleted. One that stays behind after a kill is of no use."""
 DAMAGED = "damaged_"

@@ -1,7 +1,8 @@
-"""Which checkpoints a run keeps, how large they are, and whether they fit on the disk. No torch."""
+"""Which checkpoints a run keeps, how large they and its exports are, and whether they fit on the disk. No torch."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from megatron_lmt.config import CheckpointSection, RunConfig
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.model.shape import ModelShape
-from megatron_lmt.runtime.checkpoint_folder import committed, discard, iteration_of
+from megatron_lmt.runtime.checkpoint_folder import EXPORTS, committed, discard, iteration_of
 
 OPTIMIZER_BYTES = 12
 """Of each parameter: its fp32 copy and Adam's two moments."""
@@ -31,16 +32,19 @@ def delete_superfluous(checkpoints: Path, section: CheckpointSection) -> None:
 
 @dataclass(frozen=True)
 class SpaceNeeded:
-    """What a run's checkpoints take on disk, in bytes, and how much of that is to come."""
+    """What a run's checkpoints and exports take on disk, in bytes, and how much of that is to come."""
 
     checkpoint_bytes: int
     most_at_a_time: int
+    export_bytes: int
+    exports: int
     to_come_bytes: int
     free_bytes: int
 
     def __str__(self) -> str:
+        exports = f"exports: {self.exports:,} of {_size(self.export_bytes)}; " if self.exports else ""
         return (
-            f"checkpoints: about {_size(self.checkpoint_bytes)} each, up to {self.most_at_a_time:,} at a time; "
+            f"checkpoints: about {_size(self.checkpoint_bytes)} each, up to {self.most_at_a_time:,} at a time; {exports}"
             f"{_size(self.to_come_bytes)} to come, {_size(self.free_bytes)} free"
         )
 
@@ -51,13 +55,21 @@ def space_needed(run: RunConfig, shape: ModelShape) -> SpaceNeeded:
     checkpoint_bytes = shape.num_parameters * (weight_bytes + OPTIMIZER_BYTES)
     existing = [iteration_of(folder) for folder in committed(run.output_dir / "checkpoints")]
     most = _most_at_a_time(run, existing)
+    exports, export_bytes = _exports(run), shape.num_parameters * weight_bytes
     to_come = max(most - len(existing), 1) * checkpoint_bytes
-    return SpaceNeeded(checkpoint_bytes, most, to_come, shutil.disk_usage(_existing_part(run.output_dir)).free)
+    to_come += max(exports - len(list((run.output_dir / EXPORTS).glob("iter_*[0-9]"))), 0) * export_bytes
+    return SpaceNeeded(
+        checkpoint_bytes, most, export_bytes, exports, to_come, shutil.disk_usage(_existing_part(run.output_dir)).free
+    )
 
 
 def _most_at_a_time(run: RunConfig, existing: list[int]) -> int:
-    """An old checkpoint is deleted after the new one is complete, so there is one more for a while."""
+    """An old checkpoint is deleted after the new one is complete, so there is one more for a while.
+
+    One that is exported or evaluated lives until that is done, too.
+    """
     section, last = run.checkpoint, run.train_iters
+    in_use = (section.export_every is not None) + (run.evaluation is not None)
     done = max(existing, default=0)
     saves = (
         len(existing) + last // section.save_interval - done // section.save_interval + bool(last % section.save_interval)
@@ -65,7 +77,13 @@ def _most_at_a_time(run: RunConfig, existing: list[int]) -> int:
     if section.keep_last is None:
         return saves
     retained = last // section.save_retain_interval if section.save_retain_interval else 0
-    return min(saves, retained + section.keep_last + 1)
+    return min(saves, retained + section.keep_last + 1 + in_use)
+
+
+def _exports(run: RunConfig) -> int:
+    """Of the whole run; there is one at its end."""
+    every, last = run.checkpoint.export_every, run.train_iters
+    return math.ceil(last / every) if every else 0
 
 
 def _existing_part(path: Path) -> Path:
@@ -75,13 +93,13 @@ def _existing_part(path: Path) -> Path:
 def check_free_disk(run: RunConfig, shape: ModelShape) -> None:
     """
     Raises:
-        ConfigError: the checkpoints that the run will keep do not fit.
+        ConfigError: the checkpoints and exports that the run will keep do not fit.
     """
     space = space_needed(run, shape)
     if run.checkpoint.require_free_disk and space.to_come_bytes > space.free_bytes:
         raise ConfigError(
-            f"output_dir = {run.output_dir}: the disk is too small; {space}. Set checkpoint.keep_last or a larger "
-            f"checkpoint.save_interval, or checkpoint.require_free_disk = false if you move checkpoints away meanwhile"
+            f"output_dir = {run.output_dir}: the disk is too small; {space}. Set checkpoint.keep_last, a larger "
+            f"checkpoint.save_interval or export_every, or checkpoint.require_free_disk = false if you move them meanwhile"
         )
 
 

@@ -56,3 +56,17 @@ def test_what_a_run_has_already_needs_no_more_room(tiny_run, monkeypatch):
         retention.check_free_disk(run, shape)
     moved_away = load_run(tiny_run, ["train.bf16=true", "checkpoint.require_free_disk=false"])
     retention.check_free_disk(moved_away, shape)
+
+
+def test_exports_need_room_and_keep_one_checkpoint_longer(tiny_run):
+    overrides = ["train.train_iters=45", "train.bf16=true", "checkpoint.keep_last=1"]
+    shape = read_shape(load_run(tiny_run).path("config.json"))
+    without = retention.space_needed(load_run(tiny_run, overrides), shape)
+    run = load_run(tiny_run, [*overrides, "checkpoint.export_every=20"])
+    space = retention.space_needed(run, shape)
+    assert (space.exports, space.export_bytes) == (3, 2 * shape.num_parameters)  # 20, 40, 45
+    assert space.to_come_bytes == without.to_come_bytes + space.checkpoint_bytes + 3 * space.export_bytes
+    assert f"exports: 3 of {space.export_bytes / 1e6:.1f} MB; " in str(space) and "exports" not in str(without)
+    for name in ("iter_0000020", "iter_0000020.log", ".checkpoint-iter_0000040"):
+        (run.output_dir / "exports" / name).mkdir(parents=True)
+    assert retention.space_needed(run, shape).to_come_bytes == space.to_come_bytes - space.export_bytes

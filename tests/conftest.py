@@ -48,7 +48,7 @@ TINY_MODEL = {
     "tie_word_embeddings": True,
 }
 
-TINY_RUN = """
+RUN_HEAD = """
 output_dir = "run"
 seed = 7
 
@@ -58,16 +58,20 @@ hf_config = "config.json"
 [data]
 tokenizer_type = "HuggingFaceTokenizer"
 tokenizer_model = "tokenizer"
+"""
+"""The beginning of a run file; the keys of [data] go on behind it."""
+
+TINY_RUN = f"""{RUN_HEAD}
 seq_length = 64
 
 [data.mixture.mono]
 weight = 1
-path = "tokens/mono.{language}_text_document"
+path = "tokens/mono.{{language}}_text_document"
 languages = ["en", "zh", "ar"]
 
 [data.mixture.parallel]
 weight = 1
-path = "tokens/{direction}_text_document"
+path = "tokens/{{direction}}_text_document"
 directions = ["en-zh", "zh-en"]
 
 [train]
@@ -80,7 +84,7 @@ lr = 3e-3
 
 [validation]
 eval_interval = 10
-sources = { zh = "tokens/mono.zh_text_document" }
+sources = {{ zh = "tokens/mono.zh_text_document" }}
 
 [checkpoint]
 save_interval = 10
@@ -158,6 +162,17 @@ def tiny_tokens(tmp_path_factory, quickstart_tokenizer) -> Path:
     recipe = Recipe("HuggingFaceTokenizer", quickstart_tokenizer)
     preprocess(recipe, {folder / "tokens" / file.stem: [file] for file in files}, workers=1)
     return folder / "tokens"
+
+
+@pytest.fixture
+def pair_inputs(tmp_path) -> Path:
+    """`tmp_path/inputs`: 2,000 pairs en-ky, and 1,000 aligned lines of en, zh and ky."""
+    root = tmp_path / "inputs"
+    root.mkdir()
+    (root / "en-ky.tsv").write_text("".join(f"source {i}\tбулак {i}\n" for i in range(2000)), encoding="utf-8")
+    for code in ("en", "zh", "ky"):
+        (root / f"{code}.txt").write_text("".join(f"{code} {i}\n" for i in range(1000)), encoding="utf-8")
+    return root
 
 
 @pytest.fixture(scope="session")

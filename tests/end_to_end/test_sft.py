@@ -18,7 +18,7 @@ from megatron_lmt.preprocessing.tokenising import Recipe
 from megatron_lmt.runtime.device import open_device
 from megatron_lmt.sft.corpus import build_sft_corpus
 from megatron_lmt.sft.prompts import render_prompt
-from tests.conftest import QUICKSTART, TINY_MODEL
+from tests.conftest import QUICKSTART, RUN_HEAD, TINY_MODEL
 from tests.end_to_end.processes import curve, tool, train
 
 DIRECTIONS = ("en-zh", "zh-hi")
@@ -30,18 +30,11 @@ share = 0.5
 path = "{language}.txt"
 pairs = ["en-zh", "zh-hi"]
 """
-RUN = """
-output_dir = "run"
-seed = 7
-[model]
-hf_config = "config.json"
-[data]
-tokenizer_type = "HuggingFaceTokenizer"
-tokenizer_model = "tokenizer"
+RUN = f"""{RUN_HEAD}
 seq_length = 512
 [data.mixture.sft]
 weight = 1
-path = "tokens/{direction}_text_document"
+path = "tokens/{{direction}}_text_document"
 directions = ["en-zh", "zh-hi"]
 [train]
 train_iters = 120

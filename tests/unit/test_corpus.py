@@ -18,16 +18,11 @@ def records(folder, name):
 
 
 @pytest.fixture
-def inputs(tmp_path):
+def inputs(pair_inputs):
     """2,000 pairs en-ky, aligned lines of en, zh and ky, and two documents with characters that must survive."""
-    root = tmp_path / "inputs"
-    root.mkdir()
-    (root / "en-ky.tsv").write_text("".join(f"source {i}\tбулак {i}\n" for i in range(2000)), encoding="utf-8")
-    for code in ("en", "zh", "ky"):
-        (root / f"{code}.txt").write_text("".join(f"{code} {i}\n" for i in range(1000)), encoding="utf-8")
     lines = [json.dumps({"text": text}) for text in ("ᠠ\u202f\u180e\u200d", "two\nlines\u2028")]
-    (root / "mono.mvf.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return root
+    (pair_inputs / "mono.mvf.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return pair_inputs
 
 
 def config(tmp_path, text, name="corpus.toml"):

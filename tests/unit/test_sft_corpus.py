@@ -17,23 +17,12 @@ from tests.unit.test_corpus import ALIGNED, PAIRS, config, records
 PLAIN = "[pmp]\nshare = 0.0\n"
 
 
-@pytest.fixture
-def inputs(tmp_path):
-    """2,000 pairs en-ky, and 1,000 aligned lines of en, zh and ky."""
-    root = tmp_path / "inputs"
-    root.mkdir()
-    (root / "en-ky.tsv").write_text("".join(f"source {i}\tбулак {i}\n" for i in range(2000)), encoding="utf-8")
-    for code in ("en", "zh", "ky"):
-        (root / f"{code}.txt").write_text("".join(f"{code} {i}\n" for i in range(1000)), encoding="utf-8")
-    return root
-
-
 def ids(folder, name):
     file = folder / f"{name}.jsonl"
     return {record["id"] for record in records(folder, name)} if file.exists() else set()
 
 
-def test_prompts_and_targets(tmp_path, inputs, tiny_tokenizer):
+def test_prompts_and_targets(tmp_path, pair_inputs, tiny_tokenizer):
     build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out", tiny_tokenizer)
     first = records(tmp_path / "out", "en-ky")[0]
     assert first == {
@@ -44,8 +33,8 @@ def test_prompts_and_targets(tmp_path, inputs, tiny_tokenizer):
     }
 
 
-def test_the_config_names_the_chat_template_and_the_command_may_name_another(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "tokenizer").symlink_to(tiny_tokenizer)
+def test_the_config_names_the_chat_template_and_the_command_may_name_another(tmp_path, pair_inputs, tiny_tokenizer):
+    (pair_inputs / "tokenizer").symlink_to(tiny_tokenizer)
     build_sft_corpus(config(tmp_path, f'chat_template_from = "tokenizer"\n{ALIGNED}'), tmp_path / "named")
     absent = config(tmp_path, f'chat_template_from = "absent"\n{ALIGNED}')
     build_sft_corpus(absent, tmp_path / "given", tiny_tokenizer)
@@ -56,7 +45,7 @@ def test_the_config_names_the_chat_template_and_the_command_may_name_another(tmp
         build_sft_corpus(config(tmp_path, ALIGNED), tmp_path / "out")
 
 
-def test_a_direction_that_downsampling_empties_has_no_file_and_is_listed(tmp_path, inputs, tiny_tokenizer):
+def test_a_direction_that_downsampling_empties_has_no_file_and_is_listed(tmp_path, pair_inputs, tiny_tokenizer):
     text = '[downsample]\nrate = 0.0\nscope = "all"\n' + PAIRS
     report = build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
     summary = json.loads((tmp_path / "out/corpus.json").read_text())
@@ -67,7 +56,7 @@ def test_a_direction_that_downsampling_empties_has_no_file_and_is_listed(tmp_pat
     assert "no file, because nothing is left: ky-en" in report.summary()
 
 
-def test_downsampling_spares_forward_directions_and_the_pivots_and_is_nested(tmp_path, inputs, tiny_tokenizer):
+def test_downsampling_spares_forward_directions_and_the_pivots_and_is_nested(tmp_path, pair_inputs, tiny_tokenizer):
     kept = {}
     for rate in (0.0, 0.05, 0.2):
         text = f"[downsample]\nrate = {rate}\n{ALIGNED}"
@@ -82,11 +71,11 @@ def test_downsampling_spares_forward_directions_and_the_pivots_and_is_nested(tmp
     assert Counter(is_downsampled(*direction.split("-")) for direction in directions("all")) == {False: 118, True: 116}
 
 
-def test_draws_do_not_depend_on_what_else_is_built_or_where_the_data_lie(tmp_path, inputs, tiny_tokenizer):
+def test_draws_do_not_depend_on_what_else_is_built_or_where_the_data_lie(tmp_path, pair_inputs, tiny_tokenizer):
     text = "[downsample]\nrate = 0.2\n"
     build_sft_corpus(config(tmp_path, text + ALIGNED), tmp_path / "all", tiny_tokenizer)
     one = text + '[[aligned]]\npath = "{language}.txt"\npairs = ["zh-ky"]\n'
-    inputs.rename(tmp_path / "elsewhere")
+    pair_inputs.rename(tmp_path / "elsewhere")
     build_sft_corpus(config(tmp_path, one), tmp_path / "one", tiny_tokenizer, root=str(tmp_path / "elsewhere"))
     assert (tmp_path / "all/ky-zh.jsonl").read_bytes() == (tmp_path / "one/ky-zh.jsonl").read_bytes()
     build_sft_corpus(
@@ -103,21 +92,21 @@ def test_draws_do_not_depend_on_what_else_is_built_or_where_the_data_lie(tmp_pat
         ("exempt_en_zh = false", {"en-ky": 3000, "ky-en": 2050, "zh-en": 50, "en-zh": 50}),
     ],
 )
-def test_scope_of_downsampling(tmp_path, inputs, tiny_tokenizer, downsample, kept):
+def test_scope_of_downsampling(tmp_path, pair_inputs, tiny_tokenizer, downsample, kept):
     text = f"[downsample]\n{downsample}\n{PAIRS}{ALIGNED}"
     counts = build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer).directions
     for direction, expected in kept.items():
         assert abs(counts[direction].after - expected) <= (0 if expected >= 1000 and expected % 1000 == 0 else 45)
 
 
-def test_a_corpus_of_pairs_may_be_multi_way_and_an_aligned_one_bilingual(tmp_path, inputs, tiny_tokenizer):
+def test_a_corpus_of_pairs_may_be_multi_way_and_an_aligned_one_bilingual(tmp_path, pair_inputs, tiny_tokenizer):
     text = PAIRS + "multi_way = true\n" + ALIGNED + "multi_way = false\n"
     counts = build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer).directions
     assert abs(counts["ky-en"].after - 1100) <= 40 and counts["ky-zh"].after == 1000
 
 
-def test_auxiliary_sentences_are_the_aligned_ones_of_the_papers_language(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "ru.txt").write_text("".join(f"ru {i}\n" for i in range(1000)), encoding="utf-8")
+def test_auxiliary_sentences_are_the_aligned_ones_of_the_papers_language(tmp_path, pair_inputs, tiny_tokenizer):
+    (pair_inputs / "ru.txt").write_text("".join(f"ru {i}\n" for i in range(1000)), encoding="utf-8")
     text = f"[downsample]\nrate = 1.0\n{ALIGNED}"
     report = build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
     for direction in ("en-ky", "ky-en", "zh-ky", "ky-zh"):
@@ -137,20 +126,20 @@ def test_auxiliary_sentences_are_the_aligned_ones_of_the_papers_language(tmp_pat
     assert report.directions["en-zh"].pmp == 0 and abs(report.directions["en-zh"].pmp_fallback - 500) < 60
 
 
-def test_rows_without_an_auxiliary_sentence_fall_back_and_are_counted(tmp_path, inputs, tiny_tokenizer):
+def test_rows_without_an_auxiliary_sentence_fall_back_and_are_counted(tmp_path, pair_inputs, tiny_tokenizer):
     lines = [f"ru {i}\n" if i % 2 else "\n" for i in range(1000)]
-    (inputs / "ru.txt").write_text("".join(lines), encoding="utf-8")
+    (pair_inputs / "ru.txt").write_text("".join(lines), encoding="utf-8")
     text = f"[pmp]\nshare = 1.0\n[downsample]\nrate = 1.0\n{PAIRS}{ALIGNED}"
     report = build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
     counts = report.directions["en-ky"]
     assert (counts.pmp, counts.plain, counts.pmp_fallback) == (500, 2500, 2500)
-    (inputs / "ru.txt").write_text("ru 0\n" * 999)
+    (pair_inputs / "ru.txt").write_text("ru 0\n" * 999)
     with pytest.raises(DataError, match=r"ru\.txt: ends before line 1000"):
         build_sft_corpus(config(tmp_path, text), tmp_path / "other", tiny_tokenizer)
 
 
-def test_proposed_auxiliaries_only_when_switched_on(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "ja.txt").write_text("".join(f"ja {i}\n" for i in range(1000)), encoding="utf-8")
+def test_proposed_auxiliaries_only_when_switched_on(tmp_path, pair_inputs, tiny_tokenizer):
+    (pair_inputs / "ja.txt").write_text("".join(f"ja {i}\n" for i in range(1000)), encoding="utf-8")
     aligned = '[[aligned]]\npath = "{language}.txt"\npairs = ["en-ja"]\n'
     found = {}
     for proposals in ("false", "true"):
@@ -160,8 +149,8 @@ def test_proposed_auxiliaries_only_when_switched_on(tmp_path, inputs, tiny_token
     assert found == {"false": 0, "true": 1000}
 
 
-def test_no_share_of_auxiliaries_and_all(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "ru.txt").write_text("".join(f"ru {i}\n" for i in range(1000)), encoding="utf-8")
+def test_no_share_of_auxiliaries_and_all(tmp_path, pair_inputs, tiny_tokenizer):
+    (pair_inputs / "ru.txt").write_text("".join(f"ru {i}\n" for i in range(1000)), encoding="utf-8")
     for share, expected in ((0.0, 0), (1.0, 1000)):
         text = f"[pmp]\nshare = {share}\n{ALIGNED}"
         report = build_sft_corpus(config(tmp_path, text), tmp_path / str(share), tiny_tokenizer)
@@ -179,23 +168,23 @@ def test_no_share_of_auxiliaries_and_all(tmp_path, inputs, tiny_tokenizer):
         ('[[pairs]]\npath = "flores.devtest.{source}-{target}"\npairs = ["en-de"]\n', "'devtest' is the name of a test set"),
     ],
 )
-def test_a_wrong_config_is_refused(tmp_path, inputs, tiny_tokenizer, text, message):
-    (inputs / "flores.devtest.en-de").write_text("a\tb\n")
+def test_a_wrong_config_is_refused(tmp_path, pair_inputs, tiny_tokenizer, text, message):
+    (pair_inputs / "flores.devtest.en-de").write_text("a\tb\n")
     with pytest.raises((ConfigError, DataError), match=message):
         build_sft_corpus(config(tmp_path, text + ALIGNED), tmp_path / "out", tiny_tokenizer)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_input_is_refused(tmp_path, inputs, tiny_tokenizer):
-    (inputs / "en-de.tsv").write_text("")
+def test_an_empty_input_is_refused(tmp_path, pair_inputs, tiny_tokenizer):
+    (pair_inputs / "en-de.tsv").write_text("")
     text = PAIRS + '[[pairs]]\npath = "{source}-{target}.tsv"\npairs = ["en-de"]\n'
     with pytest.raises(DataError, match=r"en-de\.tsv: no record in it"):
         build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.toml", "inputs"]
 
 
-def test_a_sentence_with_a_control_token_is_dropped_and_listed(tmp_path, inputs, tiny_tokenizer):
-    file = inputs / "zh.txt"
+def test_a_sentence_with_a_control_token_is_dropped_and_listed(tmp_path, pair_inputs, tiny_tokenizer):
+    file = pair_inputs / "zh.txt"
     file.write_text(file.read_text(encoding="utf-8").replace("zh 7\n", "zh\t<|im_end|> 7\n"), encoding="utf-8")
     report = build_sft_corpus(config(tmp_path, PLAIN + ALIGNED), tmp_path / "out", tiny_tokenizer)
     summary = json.loads((tmp_path / "out/corpus.json").read_text())
@@ -222,17 +211,17 @@ def as_known(monkeypatch, language, texts):
     monkeypatch.setattr(contamination, "known_test_sets", lambda: [TestSentences("secret", {language: fingerprints(texts)})])
 
 
-def test_a_known_test_set_is_refused_and_a_chance_find_is_dropped(tmp_path, inputs, tiny_tokenizer, monkeypatch):
+def test_a_known_test_set_is_refused_and_a_chance_find_is_dropped(tmp_path, pair_inputs, tiny_tokenizer, monkeypatch):
     secret = [f"A sentence of the test set, number {i}." for i in range(100)]
     as_known(monkeypatch, "en", secret)
     rest = [f"source {i}\tбулак {i}" for i in range(500)]
     few = [f"a sentence of the  TEST set, number {i}!\tсүйлөм {i}" for i in range(4)]
-    (inputs / "en-ky.tsv").write_text("\n".join(rest + few) + "\n", encoding="utf-8")
+    (pair_inputs / "en-ky.tsv").write_text("\n".join(rest + few) + "\n", encoding="utf-8")
     report = build_sft_corpus(config(tmp_path, PAIRS), tmp_path / "few", tiny_tokenizer)
     rejected = json.loads((tmp_path / "few/corpus.json").read_text())["rejected"]
     assert rejected == {"en-ky.tsv": {"test_set": 4}} and report.directions["en-ky"].after == 500
     many = [f"{text}\tсүйлөм" for text in secret[:5]]
-    (inputs / "en-ky.tsv").write_text("\n".join(rest + many) + "\n", encoding="utf-8")
+    (pair_inputs / "en-ky.tsv").write_text("\n".join(rest + many) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"en-ky\.tsv: has 5 of the 100 en sentences of the test set secret"):
         build_sft_corpus(config(tmp_path, PAIRS), tmp_path / "many", tiny_tokenizer)
     assert not (tmp_path / "many").exists()
@@ -253,12 +242,14 @@ def test_the_known_test_sets_are_there():
     assert fingerprint("Thank you.") is None and fingerprint("ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ ᠪᠢᠴᠢᠭ") is not None
 
 
-def test_overlap_with_an_evaluation_set_is_reported_by_side_and_may_be_cleaned(tmp_path, inputs, tiny_tokenizer):
+def test_overlap_with_an_evaluation_set_is_reported_by_side_and_may_be_cleaned(tmp_path, pair_inputs, tiny_tokenizer):
     # sources 0 to 9 and, of other lines, targets 5 to 24
     long = [f"a source sentence, number {i:02}\tбулак сүйлөм, номер {i:02}" for i in range(50)]
-    (inputs / "en-ky.tsv").write_text("\n".join(long) + "\n", encoding="utf-8")
-    (inputs / "test.en").write_text("".join(f"A source sentence: number {i:02}.\n" for i in range(10)), encoding="utf-8")
-    (inputs / "test.ky").write_text("".join(f"Булак сүйлөм; номер {i:02}\n" for i in range(5, 25)), encoding="utf-8")
+    (pair_inputs / "en-ky.tsv").write_text("\n".join(long) + "\n", encoding="utf-8")
+    (pair_inputs / "test.en").write_text(
+        "".join(f"A source sentence: number {i:02}.\n" for i in range(10)), encoding="utf-8"
+    )
+    (pair_inputs / "test.ky").write_text("".join(f"Булак сүйлөм; номер {i:02}\n" for i in range(5, 25)), encoding="utf-8")
     evaluation = '[[evaluation]]\nname = "mine"\npath = "test.{language}"\nlanguages = ["en", "ky"]\n'
     report = build_sft_corpus(config(tmp_path, PAIRS + evaluation), tmp_path / "report", tiny_tokenizer)
     expected = {"mine": {"en-ky": {"en": 10, "ky": 20, "both": 5}}}

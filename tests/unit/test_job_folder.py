@@ -59,6 +59,14 @@ def test_a_process_of_this_machine_that_has_ended_owns_nothing(run_dir, monkeypa
     check_nobody_trains(run_dir)
 
 
+def test_another_process_with_the_number_of_the_owner_owns_nothing(run_dir, monkeypatch):
+    Incarnation(run_dir)
+    file = job_folder(run_dir) / incarnation.FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "process_started": 1.0}))
+    monkeypatch.setattr(incarnation, "_is_renewed", lambda file: pytest.fail("there is nothing to wait for"))
+    check_nobody_trains(run_dir)
+
+
 def test_an_owner_elsewhere_is_believed_while_it_renews_its_file(owned_by_another):
     check_nobody_trains(owned_by_another)  # silent
     file = job_folder(owned_by_another) / incarnation.FILE

@@ -203,8 +203,9 @@ def test_a_resumed_mixture_goes_on_exactly(tmp_path, stop_after, packing, phases
     assert second.state_dict() == whole.state_dict()
 
 
-def test_ledger_counts_what_was_drawn(tmp_path):
-    mixture = make_mixture(tmp_path)
+@pytest.mark.parametrize("packing", ["documents", "concatenate"])
+def test_ledger_counts_what_was_drawn(tmp_path, packing):
+    mixture = make_mixture(tmp_path, packing)
     drawn = [mixture.next_sample() for _ in range(200)]
     for number, row in enumerate(mixture.ledger(mixture.state_dict())):
         mine = [sample for sample in drawn if sample.source == number]

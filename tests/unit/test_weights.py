@@ -97,6 +97,11 @@ def test_a_cap_on_epochs_is_an_error_or_redistributed():
     found = weights(en={"max_epochs": 0.7, "on_max_epochs": "redistribute"})  # two sources of 100 at their caps
     assert found["en/en-zh"] == found["en/zh-en"] == pytest.approx(0.07)
     assert found["en/en-ky"] == pytest.approx(0.18)
+    # what is over of en-zh lifts en-ky above its own cap, and what is over of both goes to the others
+    explicit = {"within": "explicit", "weights": {"en-ky": 0.41, "ky-en": 0.3, "en-zh": 0.2, "zh-en": 0.09}}
+    found = weights(en={**explicit, "max_epochs": 0.7, "on_max_epochs": "redistribute"})
+    assert (found["en/en-zh"], found["en/en-ky"]) == (pytest.approx(0.07), pytest.approx(0.21))
+    assert found["en/ky-en"] / found["en/zh-en"] == pytest.approx(0.3 / 0.09)
     with pytest.raises(ConfigError, match="raise max_epochs, or lower"):
         weights(mono={"max_epochs": 0.9, "on_max_epochs": "redistribute"})
 

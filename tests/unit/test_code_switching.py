@@ -102,6 +102,8 @@ def test_a_small_pair_is_repeated_and_code_switched_up_to_its_number(tmp_path, i
 def test_copies_are_limited_and_large_pairs_are_left_alone(tmp_path, inputs, tiny_tokenizer):
     report, found = build(tmp_path, tiny_tokenizer, "max_copies = 1\nrepeat = 2", "few")
     assert len(found["en-ky"]) == 2000 + report.directions["en-ky"].code_switched < 3000
+    report, _ = build(tmp_path, tiny_tokenizer, "below_pairs = 3001\nrate = 1.0", "one")  # of 3,001 one is missing
+    assert report.directions["en-ky"].code_switched == 1000
     report, found = build(tmp_path, tiny_tokenizer, "below_pairs = 1000", "none")
     assert len(found["en-ky"]) == 1000 and not report.directions["en-ky"].code_switched
 

@@ -99,6 +99,13 @@ def test_scope_of_downsampling(tmp_path, pair_inputs, tiny_tokenizer, downsample
         assert abs(counts[direction].after - expected) <= (0 if expected >= 1000 and expected % 1000 == 0 else 45)
 
 
+def test_the_two_directions_of_a_line_are_drawn_apart(tmp_path, pair_inputs, tiny_tokenizer):
+    text = f"[downsample]\nrate = 0.5\nexempt_en_zh = false\n{ALIGNED}"
+    build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer)
+    forward, backward = ids(tmp_path / "out", "en-zh"), ids(tmp_path / "out", "zh-en")
+    assert abs(len(forward & backward) - 250) <= 45 and abs(len(forward | backward) - 750) <= 45
+
+
 def test_a_corpus_of_pairs_may_be_multi_way_and_an_aligned_one_bilingual(tmp_path, pair_inputs, tiny_tokenizer):
     text = PAIRS + "multi_way = true\n" + ALIGNED + "multi_way = false\n"
     counts = build_sft_corpus(config(tmp_path, text), tmp_path / "out", tiny_tokenizer).directions

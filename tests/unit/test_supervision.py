@@ -113,6 +113,16 @@ def test_an_auxiliary_sentence_must_not_be_learned(tmp_path, text, quickstart_to
         check_supervision({"zh-hi": bad["zh-hi"]}, tokenizer, "documents")
 
 
+def test_the_opening_of_the_answers_turn_is_a_part_of_the_prompt(tmp_path, text, quickstart_tokenizer, tokenizer):
+    def change(record):
+        before, tag, opening = record["prompt"].rpartition("<|im_start|>")
+        return {**record, "prompt": before, "target": tag + opening + record["target"]}
+
+    readers = tokenise(rewrite(text, tmp_path / "text", change), tmp_path / "tokens", quickstart_tokenizer)
+    with pytest.raises(DataError, match="a part of the prompt of document 0 is learned, .*152 of 152 documents"):
+        check_supervision({"en-zh": readers["en-zh"]}, tokenizer, "documents")
+
+
 def test_one_answer_without_an_end_of_turn_is_found(tmp_path, text, quickstart_tokenizer, tokenizer):
     def change(record):
         is_the_one = record["id"].endswith(":8")

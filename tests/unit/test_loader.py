@@ -9,7 +9,7 @@ import torch
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
 from megatron_lmt.data.loader import BatchShape, collate, global_batches
 from megatron_lmt.data.mixture import Mixture, Sample
-from megatron_lmt.data.packing import PIECE
+from megatron_lmt.data.packing import PIECE, lengths_of
 from megatron_lmt.data.weights import Phase, Plan, Source
 
 
@@ -58,3 +58,4 @@ def test_ranks_share_one_global_batch(reader, tmp_path, size):
         assert torch.equal(torch.cat([m.tokens for m in batch.micro_batches]), torch.cat([m.tokens for m in parts]))
         assert all(ranks[rank][step].data_state == batch.data_state for rank in range(size))
         assert batch.num_tokens == sum(int(m.loss_mask.sum()) for m in batch.micro_batches)
+        assert batch.sum_squared_lengths == sum(int(n) ** 2 for s in batch.samples for n in lengths_of(s.pieces))

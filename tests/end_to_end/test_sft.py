@@ -1,6 +1,7 @@
 """Fine-tuning: the loss is per target token over the global batch however it is packed, and generation ends after it."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -107,6 +108,16 @@ def test_packed_and_unpacked_gradients_agree(folder, trainee):
         assert loss == pytest.approx(expected_loss, abs=1e-6), name
         assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max(), name
         assert torch.linalg.norm(gradient - expected) < 1e-5 * torch.linalg.norm(expected), name
+
+
+def test_gradients_that_are_not_finite_change_no_weight(folder, trainee):
+    reader = IndexedReader(folder / "tokens/en-zh_text_document")
+    trainee.compute_gradients([collate([Sample(0, packed(reader)[0])], [reader], SEQ_LENGTH)], ())
+    parameters = list(trainee.bare_model.parameters())
+    before = [parameter.clone() for parameter in parameters]
+    parameters[0].main_grad.view(-1)[0] = float("nan")
+    assert math.isnan(trainee.apply_gradients())
+    assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
 
 
 def test_a_mean_of_means_would_be_noticed(folder, trainee):

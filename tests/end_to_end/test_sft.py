@@ -120,6 +120,14 @@ def test_gradients_that_are_not_finite_change_no_weight(folder, trainee):
     assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
 
 
+def test_gradients_of_bf16_weights_are_fp32(folder, trainee):
+    from megatron_lmt.start import build_trainee
+
+    in_bf16 = build_trainee(check_run(load_run(folder / "run.toml", ["train.bf16=true"]), 1), open_device())
+    dtypes = {(parameter.dtype, parameter.main_grad.dtype) for parameter in in_bf16.bare_model.parameters()}
+    assert dtypes == {(torch.bfloat16, torch.float32)}
+
+
 def test_a_mean_of_means_would_be_noticed(folder, trainee):
     """The test above can fail: answers differ in length, so the mean over documents is another number."""
     reader = IndexedReader(folder / "tokens/zh-hi_text_document")

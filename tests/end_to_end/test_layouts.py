@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import make_run
 from tests.end_to_end.processes import curve, metrics, train
+from tests.end_to_end.trained import assert_equal, tensors_of_checkpoint
 
 TP2 = "parallel.tensor_model_parallel_size=2"
 PP2 = "parallel.pipeline_model_parallel_size=2"
@@ -76,9 +77,14 @@ def test_curves_agree(one_process, layout):
 def test_a_run_goes_on_under_another_layout(one_process):
     """Overlapped gathering has updated parameters still on their way when a checkpoint is due."""
     folder = one_process.parent
-    overrides = ("output_dir=moved", "train.global_batch_size=8")
+    overrides = ("output_dir=moved", "checkpoint.save_interval=15")  # no validation gathers them before
     processes, *layout = LAYOUTS["VPP2-DP2-overlap"]
     train(one_process, processes, *overrides, *layout)
+    saved = tensors_of_checkpoint(folder / "moved/checkpoints/iter_0000015")
+    updated = {
+        name.split("param.")[1]: tensor for name, tensor in saved.items() if name.startswith("optimizer.state.param.")
+    }
+    assert_equal({name: saved[name] for name in updated}, updated)
     for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
         (folder / "moved" / name).unlink()
     assert "resumed from" in train(one_process, 2, *overrides, CP2)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -104,6 +105,19 @@ def test_a_skipped_step_leaves_the_weights_as_they_were(run_file, poisoned_steps
         exported.append(load_file(target / "model.safetensors"))
     before, after = exported
     assert all(torch.equal(before[name].nan_to_num(7.0), after[name].nan_to_num(7.0)) for name in before)
+
+
+def test_what_was_skipped_is_counted_on_after_a_resume(run_file, poisoned_steps):
+    first, run_dir = next(iter(poisoned_steps)), run_file.parent / "resumed"
+    overrides = (*START, "output_dir=resumed", f"checkpoint.save_interval={first}")
+    train(run_file, 1, *overrides)
+    whole = metrics(run_dir)
+    (run_dir / "DONE").unlink()
+    for later in sorted((run_dir / "checkpoints").glob("iter_*"))[1:]:
+        shutil.rmtree(later)
+    assert f"resumed from {run_dir}/checkpoints/iter_{first:07}" in train(run_file, 1, *overrides)
+    for key in ("skipped_iterations", "lm_loss"):
+        assert [step[key] for step in metrics(run_dir)] == [step[key] for step in whole]
 
 
 def test_too_many_in_a_row_end_the_run(run_file, poisoned_steps):

@@ -2,7 +2,7 @@
 
 Megatron fuses query, key and value into one matrix, and gate and up into another, and splits matrices over
 tensor-parallel ranks by rows or by columns. `shard_from_hf` makes one rank's part of a parameter from just the slices of
-the Hugging Face tensors that it needs; `tensors_to_hf` undoes it for a whole parameter.
+the Hugging Face tensors that it needs; `conversion/pieces.py` goes both ways in whole rows.
 """
 
 from __future__ import annotations
@@ -130,21 +130,6 @@ def shard_from_hf(mapping: Mapping, shape: ModelShape, source: TensorSource, ran
         return torch.cat(parts)
     groups = shape.num_key_value_heads // size
     return torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
-
-
-def tensors_to_hf(mapping: Mapping, shape: ModelShape, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The Hugging Face tensors that a whole parameter (not a rank's part) is made of."""
-    if mapping.layout is Layout.VOCABULARY:
-        return {mapping.hf[0]: parameter[: shape.vocab_size]}
-    if mapping.layout is Layout.GATE_UP:
-        parts = parameter.chunk(2)
-    elif mapping.layout is Layout.QKV:
-        queries = shape.num_attention_heads // shape.num_key_value_heads * shape.head_dim
-        groups = parameter.unflatten(0, (shape.num_key_value_heads, -1))
-        parts = [part.flatten(0, 1) for part in groups.split([queries, shape.head_dim, shape.head_dim], dim=1)]
-    else:
-        parts = [parameter]
-    return {name: part.contiguous() for name, part in zip(mapping.hf, parts, strict=True)}
 
 
 def _split(length: int, rank: int, size: int) -> tuple[int, int]:

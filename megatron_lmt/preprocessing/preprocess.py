@@ -6,7 +6,8 @@ work with its file and line, or is set aside and counted, up to a limit; nothing
 Cost: this process, reading gzip and writing, keeps up with thirty workers of `tokenising.py`. Inputs are hashed by a
 thread beside it, which reads them a second time.
 
-Next on the path: `examination.py` looks before, `text_files.py`, `tokenising.py` and `shards.py` do the work; `indexed.py` describes the files.
+Next on the path: `examination.py` looks before, `text_files.py`, `tokenising.py` and `shards.py` do the work;
+`indexed.py` describes the files.
 """
 
 from __future__ import annotations

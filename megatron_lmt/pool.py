@@ -50,6 +50,7 @@ class Pool:
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._free: list[tuple[Connection, Connection]] = []
         self._threads = ThreadPoolExecutor(number)
+        self._room = threading.Semaphore(2 * number)
         self._of_thread = threading.local()
 
     def start(self) -> None:
@@ -77,14 +78,27 @@ class Pool:
         return self._threads.submit(self._ask, function, arguments)
 
     def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The result of each item; at most two items for each process are under way."""
+        """The result of each item. Several threads may call this: in all, two items for each process are under way.
+
+        One who has items under way never waits for room, but for their results, and makes room so.
+        """
         pending: deque[Future[Result]] = deque()
-        for item in items:
-            pending.append(self.submit(function, item))
-            if len(pending) == 2 * self._number:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        iterator, has_more = iter(items), True
+        try:
+            while has_more or pending:
+                if has_more and self._room.acquire(blocking=not pending):
+                    try:
+                        pending.append(self.submit(function, next(iterator)))
+                    except StopIteration:
+                        has_more = False
+                        self._room.release()
+                else:
+                    result = pending.popleft().result()
+                    self._room.release()
+                    yield result
+        finally:
+            for _ in pending:
+                self._room.release()
 
     def end(self) -> None:
         """Kill the processes, whatever they do, and wait until they are gone."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from megatron_lmt.preprocessing.shards import Shards
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -37,23 +35,33 @@ def progress(total: int, description: str, unit: str = "B", delay: float = 0) ->
 
 
 class Pace:
-    """What a bar shows beside the bytes of the files: documents/s, tokens/s, MB/s of text and rejects of one source.
+    """A bar over the bytes of files, and beside it documents/s, tokens/s, MB/s of text and how many records were rejected.
 
-    `done` has the numbers of `documents` and `tokens` until now, and of `rejected` by reason; what was there at the
-    beginning is left out of the speeds.
+    Several threads may add to it.
     """
 
-    def __init__(self, bar: tqdm, done: Shards):
-        self._bar, self._began, self._text_bytes = bar, time.monotonic(), 0
-        self._before = {"documents": done.documents, "tokens": done.tokens}
+    def __init__(self, bar: tqdm):
+        self._bar, self._began, self._lock = bar, time.monotonic(), threading.Lock()
+        self._documents = self._tokens = self._text_bytes = self._rejected = 0
 
-    def show(self, done: Shards, text_bytes: int) -> None:
-        """`text_bytes`: of the text since the last call."""
-        self._text_bytes += text_bytes
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        speeds = [f"{(getattr(done, unit) - before) / seconds:,.0f} {unit}/s" for unit, before in self._before.items()]
-        speeds += [f"{self._text_bytes / seconds / 1e6:.1f} MB/s", f"{sum(done.rejected.values()):,} rejected"]
-        self._bar.set_postfix_str(", ".join(speeds), refresh=False)
+    def skip(self, size: int) -> None:
+        """These bytes were done before."""
+        with self._lock:
+            self._bar.update(size)
+
+    def add(self, size: int, documents: int, tokens: int, text_bytes: int, rejected: int) -> None:
+        """`text_bytes` are without compression, `size` as they are in the files."""
+        with self._lock:
+            self._documents += documents
+            self._tokens += tokens
+            self._text_bytes += text_bytes
+            self._rejected += rejected
+            seconds = max(time.monotonic() - self._began, 1e-9)
+            speeds = f"{self._documents / seconds:,.0f} documents/s, {self._tokens / seconds:,.0f} tokens/s"
+            self._bar.set_postfix_str(
+                f"{speeds}, {self._text_bytes / seconds / 1e6:.1f} MB/s, {self._rejected:,} rejected", refresh=False
+            )
+            self._bar.update(size)
 
 
 class _Lines:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_reading_runs_ahead_by_two_items_for_each_process():
         assert len(read) == 4
         next(results)
         assert len(read) == 5
+
+
+def test_threads_share_the_room():
+    """More of them than there is room."""
+    with process_pool(1, "died") as pool, ThreadPoolExecutor(3) as threads:
+
+        def take(first: int) -> list[int]:
+            return [item for item, _ in pool.in_order(slow_at_first, range(first, first + 30))]
+
+        taken = list(threads.map(take, (0, 100, 200)))
+    assert taken == [list(range(first, first + 30)) for first in (0, 100, 200)]
+
+
+def test_room_is_given_back_by_who_stops():
+    with process_pool(1, "died") as pool:
+        for _ in range(5):
+            results = pool.in_order(slow_at_first, range(10))
+            next(results)
+            results.close()
+        assert len(list(pool.in_order(slow_at_first, range(10)))) == 10
 
 
 def refuse(item: int) -> None:

@@ -18,9 +18,8 @@ import pytest
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, bin_path, idx_path, manifest_path, rejected_path
 from megatron_lmt.errors import DataError, UserError
-from megatron_lmt.preprocessing import preprocess as preprocess_module
+from megatron_lmt.preprocessing import one_source, text_files
 from megatron_lmt.preprocessing import shards as shards_module
-from megatron_lmt.preprocessing import text_files
 from megatron_lmt.preprocessing.inputs import sources_in
 from megatron_lmt.preprocessing.merge import merge
 from megatron_lmt.preprocessing.preprocess import preprocess
@@ -216,7 +215,7 @@ def test_a_run_that_was_killed_while_it_finished_is_finished(tmp_path, recipe, s
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(preprocess_module, "write_manifest", stop)  # the token files have their names, but no manifest
+        patch.setattr(one_source, "write_manifest", stop)  # the token files have their names, but no manifest
         preprocess(recipe, {tmp_path / "x": inputs}, 1, 100)
     assert bin_path(tmp_path / "x_text_document").exists()
     preprocess(recipe, {tmp_path / "x": inputs}, 1, 100, resume=True)
@@ -236,7 +235,7 @@ def test_a_disk_that_is_full_at_the_last_file_can_be_gone_on_with(tmp_path, reci
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(DataError, match="No space left on device; .*--resume"):
-        patch.setattr(preprocess_module, "write_manifest", fail)
+        patch.setattr(one_source, "write_manifest", fail)
         preprocess(recipe, {tmp_path / "x": inputs}, 1, 100)
     preprocess(recipe, {tmp_path / "x": inputs}, 1, 100, resume=True)
     preprocess(recipe, {tmp_path / "y": inputs}, 1, 100)

@@ -12,6 +12,7 @@ folders of these, and patterns such as 'text/**/*.jsonl.zst'. With --pair also t
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from megatron_lmt.errors import ConfigError, run_command
 from megatron_lmt.languages import check_languages, split_direction
 from megatron_lmt.preprocessing.engines import AUTO, ENGINES
-from megatron_lmt.preprocessing.inputs import Input, as_input, expand, paired, sources_in
+from megatron_lmt.preprocessing.inputs import Input, as_input, expand, paired, sources_in, unread_files
 from megatron_lmt.preprocessing.pairs import STYLES, Pairing
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.quarantine import counted
@@ -108,6 +109,7 @@ def main() -> None:
     began = time.perf_counter()
     options = (arguments.workers, max_bad_lines, arguments.resume, arguments.tokenizer_engine)
     jobs = _jobs(arguments)
+    _name_unread([path for path in (arguments.input_dir, *(arguments.input or [])) if path and path.is_dir()])
     if not jobs:
         print(f"0 sources: there are fewer of them than parts, and none is for --part {arguments.part}")
         return
@@ -147,6 +149,13 @@ def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path | Input]]:
     raise ConfigError(
         "give --input with --output-prefix, or --input-dir or --sources with --output-dir; --part goes with these"
     )
+
+
+def _name_unread(folders: list[Path]) -> None:
+    for folder in folders:
+        if unread := unread_files(folder):
+            names = ", ".join(path.name for path in unread[:10]) + (", …" if len(unread) > 10 else "")
+            print(f"{folder}: of a kind that is not known, and not read: {names}", file=sys.stderr)
 
 
 def _inputs(arguments: argparse.Namespace) -> list[Input]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -137,10 +138,14 @@ def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:
 
 
 def input_problems(inputs: list[Input], json_keys: tuple[str, ...]) -> list[str]:
-    """What is missing, of no known kind, empty, or does not have the keys."""
-    problems = []
+    """What is missing, given twice, of no known kind, empty, or does not have the keys."""
+    times = Counter(given.paths for given in inputs)
+    problems = [f"{' + '.join(map(str, paths))}: given twice" for paths, count in times.items() if count > 1]
     for given in inputs:
         keys = given.keys or json_keys
+        problems += [
+            f"{path!a}: its name is not UTF-8; rename it" for path in map(str, given.paths) if not _is_unicode(path)
+        ]
         missing = [] if given.kind == "hub" else [path for path in given.paths if not path.exists()]
         problems += [f"{path}: no such file" for path in missing]
         if missing:
@@ -157,6 +162,15 @@ def input_problems(inputs: list[Input], json_keys: tuple[str, ...]) -> list[str]
     if not problems and not any(given.kind == "hub" for given in inputs) and not any(map(bytes_of, inputs)):
         problems = [f"{', '.join(given.name for given in inputs) or 'no input'}: no document in it"]
     return problems
+
+
+def _is_unicode(name: str) -> bool:
+    return name == name.encode("utf-8", "replace").decode()
+
+
+def unread_files(folder: Path) -> list[Path]:
+    """Files in a folder, not those in folders in it, that are no inputs: of a kind that is not known."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path) is None)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_lmt.data.indexed import manifest_path, read_manifest, write_manifest
+from megatron_lmt.data.indexed import read_manifest, write_manifest
 from megatron_lmt.errors import DataError
 from megatron_lmt.preprocessing.engines import engine_version
 from megatron_lmt.preprocessing.inputs import Input, are_those, bytes_of, describe, in_background, state
@@ -25,12 +25,14 @@ from megatron_lmt.progress import Pace
 
 @dataclass(frozen=True)
 class Run:
-    """What all sources of a run share: `described` by manifest.py, and `work`, which makes tokens of chunks."""
+    """What all sources of a run share: `described` by manifest.py, `work`, which makes tokens of chunks, and the prefixes
+    that were `finished` before."""
 
     settings: Settings
     described: dict
     work: Work
     max_bad_lines: int
+    finished: set[Path]
     pace: Pace
 
 
@@ -41,8 +43,7 @@ def make_source(run: Run, prefix: Path, inputs: list[Input]) -> dict:
         DataError: too many bad lines, no documents, or an input that is not what it was.
     """
     try:
-        finished = manifest_path(prefix).exists()
-        return (_keep if finished else _write)(run, prefix, inputs)
+        return (_keep if prefix in run.finished else _write)(run, prefix, inputs)
     except OSError as error:  # the disk is full, or not writable, or an input went away
         raise DataError(f"{prefix}: stopped: {error}; mend that and start again with --resume") from error
 

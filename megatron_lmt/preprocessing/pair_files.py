@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element, ParseError, iterparse
 
 from megatron_lmt.errors import DataError
 from megatron_lmt.preprocessing.compression import DAMAGES, FORMATS, decompressed
+from megatron_lmt.preprocessing.records import without_mark_and_end
 
 Pair = tuple[bytes | None, bytes | None]
 XML_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -38,7 +39,7 @@ def read_aligned_pairs(paths: tuple[Path, ...], skip: int, max_bytes: int) -> It
                 other = paths[1 - lines.index(b"")]
                 raise DataError(f"{short}: ends before line {number}, which {other} has; give files that are aligned")
             if number > skip:
-                yield tuple(line.removesuffix(b"\n") for line in lines), sum(map(len, lines))
+                yield tuple(without_mark_and_end(line, number) for line in lines), sum(map(len, lines))
 
 
 def _line(file: BinaryIO, path: Path, number: int, max_bytes: int) -> bytes:

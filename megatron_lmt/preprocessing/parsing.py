@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from megatron_lmt.preprocessing.recipe import Recipe
-from megatron_lmt.preprocessing.records import BadRecord, check_text, parse_record, value_at
+from megatron_lmt.preprocessing.records import BadRecord, check_text, parse_record, value_at, without_mark_and_end
 from megatron_lmt.preprocessing.text_files import Chunk
 
 Record = bytes | dict | tuple
@@ -101,6 +101,8 @@ def _texts(recipe: Recipe, chunk: Chunk, record: Record, line: int) -> list[str]
     """
     where = f"{chunk.file}:{line}"
     _check_size(recipe, chunk, record, where)
+    if isinstance(record, bytes):
+        record = without_mark_and_end(record, line)
     texts = _texts_of_kind(chunk, record, where)
     return chunk.pairing.documents(texts) if chunk.pairing else texts
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from megatron_lmt.data.indexed import best_dtype
+from megatron_lmt.data.indexed import best_dtype, manifest_path
 from megatron_lmt.preprocessing.engines import AUTO
 from megatron_lmt.preprocessing.examination import examine
 from megatron_lmt.preprocessing.inputs import Input, as_input, bytes_of
@@ -56,6 +56,7 @@ def preprocess(
             stay.
     """
     outputs = {Path(f"{prefix}_text_document"): list(map(as_input, inputs)) for prefix, inputs in jobs.items()}
+    finished = {prefix for prefix in outputs if manifest_path(prefix).exists()}  # not what another run finishes meanwhile
     described, engine = examine(recipe, outputs, workers, max_bad_lines, resume, engine)
     tokenizer = described["tokenizer"]
     settings = Settings(recipe, engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
@@ -66,7 +67,7 @@ def preprocess(
         working(settings, number) as work,  # left first: it ends what the threads wait for
         progress(total_bytes, "tokenising") as bar,
     ):
-        make = partial(make_source, Run(settings, described, work, max_bad_lines, Pace(bar)))
+        make = partial(make_source, Run(settings, described, work, max_bad_lines, finished, Pace(bar)))
         if number == 1:
             return list(map(make, outputs, outputs.values()))
         return _all(threads, [threads.submit(make, *output) for output in outputs.items()])

@@ -1,7 +1,7 @@
 """Text as it comes: documents, pairs and aligned lines from plain or compressed files.
 
-Lines end at "\\n" and nowhere else, because text contains U+2028, U+0085 and their like. Nothing is normalised: joiners and
-format characters carry meaning in Inner Mongolian, Persian and the Indic scripts.
+Lines end at "\\n" or "\\r\\n" and nowhere else, because text contains U+2028, U+0085 and their like. Nothing is normalised:
+joiners and format characters carry meaning in Inner Mongolian, Persian and the Indic scripts.
 
 Next on the path: `corpus/cpt.py` writes training records from these.
 """
@@ -9,6 +9,7 @@ Next on the path: `corpus/cpt.py` writes training records from these.
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import zip_longest
@@ -17,6 +18,12 @@ from typing import Any, BinaryIO
 
 from megatron_lmt.errors import DataError
 from megatron_lmt.preprocessing.compression import DAMAGES, FORMATS, decompressed
+
+
+def without_mark_and_end(line: bytes, number: int) -> bytes:
+    """A line without its end and, if it is the first, without the byte-order mark that some programs put before UTF-8."""
+    line = line.removesuffix(b"\n").removesuffix(b"\r")
+    return line.removeprefix(BOM_UTF8) if number == 1 else line
 
 
 class BadRecord(DataError):
@@ -38,7 +45,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its "\\n").
+    """(line number from 1, line without its end).
 
     Raises:
         DataError: not UTF-8, or a damaged compressed file; with the line.
@@ -48,7 +55,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with open_bytes(path) as file:
             for raw in file:
                 number += 1
-                yield number, raw.removesuffix(b"\n").decode("utf-8")
+                yield number, without_mark_and_end(raw, number).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except DAMAGES as error:
@@ -64,7 +71,8 @@ def parse_record(line: str, keys: list[str], where: str) -> list[str]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadRecord("broken_json", f"{where}: not JSON ({error})") from None
+        hint = "; each line must be a record of its own" if line.strip() in ("{", "[") else ""
+        raise BadRecord("broken_json", f"{where}: not JSON ({error}){hint}") from None
     if not isinstance(record, dict):
         raise BadRecord("wrong_type", f"{where}: a {type(record).__name__}, not a JSON object")
     texts = []

@@ -21,7 +21,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from megatron_lmt.data.indexed import IndexedWriter, best_dtype, bin_path, idx_path, rejected_path, write_parts
+from megatron_lmt.data.indexed import (
+    IndexedWriter,
+    best_dtype,
+    bin_path,
+    idx_path,
+    manifest_path,
+    rejected_path,
+    write_parts,
+)
 from megatron_lmt.errors import DataError
 from megatron_lmt.files import write_json_atomically
 from megatron_lmt.preprocessing.edges import EdgeTokens
@@ -70,7 +78,7 @@ class Shards:
         modes: LOSS or CONTEXT for each sequence of a document, or None.
         max_bad_lines: how many records may be rejected in all.
     Raises:
-        DataError: another run is at work here.
+        DataError: another run is at work here, or has finished meanwhile.
     """
 
     def __init__(self, prefix: Path, job: dict, vocab_size: int, modes: list[int] | None, max_bad_lines: int):
@@ -79,6 +87,10 @@ class Shards:
         self._writing = ExitStack()
         self._folder.mkdir(exist_ok=True)
         self._lock = _lock(self._folder)
+        if manifest_path(prefix).exists():  # since it was looked for
+            shutil.rmtree(self._folder)
+            self._lock.close()
+            raise DataError(f"{prefix}: another run has finished it meanwhile; give another prefix, or delete its files")
         write_json_atomically(self._folder / "job.json", job)
         self._finished = self._read_markers()
         self._remove_unfinished()

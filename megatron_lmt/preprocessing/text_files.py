@@ -1,6 +1,6 @@
 """The records of the inputs of one source, in chunks, from any position on.
 
-Lines end at "\\n" and nowhere else.
+Lines end at "\\n"; a "\\r" before it is dropped when they are parsed.
 
 Next on the path: `tokenising.py` makes tokens of each chunk.
 """

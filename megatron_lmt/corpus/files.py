@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -207,6 +209,8 @@ def check_inputs(inputs: list[TextFile | PairFiles]) -> None:
 class CorpusFolder:
     """A new folder of jsonl files, one for each source; it gets its name only when all of it is written.
 
+    Errors of the disk, and of tables beside the files, leave it as a DataError.
+
     Args:
         output: must not exist.
     """
@@ -225,13 +229,23 @@ class CorpusFolder:
         self.records: dict[str, int] = {}
 
     def __enter__(self) -> CorpusFolder:
-        self._unfinished.mkdir(parents=True)
+        try:
+            self._unfinished.mkdir(parents=True)
+        except OSError as error:
+            raise self._stopped(error) from error
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._close_files()
+        for file in self._files.values():
+            with suppress(OSError):  # a full disk, which `error` names
+                file.close()
         if self._unfinished.exists():
             shutil.rmtree(self._unfinished)
+        if isinstance(error, (OSError, sqlite3.Error)):  # the disk is full, or an input went away
+            raise self._stopped(error) from error
+
+    def _stopped(self, error: Exception) -> DataError:
+        return DataError(f"{self.output}: stopped: {error}; nothing is left of it: mend that and start again")
 
     @property
     def rejected_file(self) -> Path:

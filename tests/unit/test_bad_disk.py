@@ -86,3 +86,28 @@ def test_an_empty_file_among_others(tmp_path, start):
     done = subprocess.run([*start, *folders], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "b.jsonl: no document in it" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+PAIRS = '[[pairs]]\npath = "{source}-{target}.tsv"\npairs = ["en-de"]\n'
+CLEAN = "[clean]\nduplicates = { cache_mb = 1 }\nnear_duplicates = { cache_mb = 1 }\n"
+
+
+@pytest.mark.parametrize(
+    ("clean", "options", "reason"),
+    [
+        ("", "size=1m", r"\[Errno 28\] No space left on device"),
+        (CLEAN, "size=5m", "database or disk is full"),
+        ("", "ro", r"\[Errno 30\] Read-only file system: 'out/x.unfinished'"),
+    ],
+)
+def test_the_corpus_builder_on_such_disks(tmp_path, with_tmpfs, clean, options, reason):
+    """5 MB: the tables of duplicates are larger than the corpus."""
+    pytest.importorskip("rensa", reason="needs the extra: pip install -e '.[clean]'")
+    (tmp_path / "out").mkdir()
+    rows = (f"The house {n} by the river {n * 7919}\tDas Haus {n} am Fluss {n * 7919}\n" for n in range(20_000))
+    (tmp_path / "en-de.tsv").write_text("".join(rows))
+    (tmp_path / "c.toml").write_text(clean + PAIRS)
+    build = [sys.executable, str(TOOL.with_name("build_corpus.py")), "cpt", "--config", "c.toml", "--output", "out/x"]
+    done = with_tmpfs(tmp_path, options, build)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not done.stdout
+    assert re.search(f"error: out/x: stopped: {reason}; nothing is left of it", done.stderr), done.stderr

@@ -41,7 +41,10 @@ def score_pairs(config_file: Path, comet: Comet, root: str | None = None, only: 
     jobs = _jobs(pair_files(config, folder), folder, only)
     check_inputs(list(jobs.values()))
     comet.check()
-    return {path: _score(files, path, comet) for path, files in jobs.items() if not path.exists()}
+    try:
+        return {path: _score(files, path, comet) for path, files in jobs.items() if not path.exists()}
+    except OSError as error:  # the disk is full, or not writable, or an input went away
+        raise DataError(f"stopped: {error}; mend that and start again: what is scored is kept") from error
 
 
 def _jobs(inputs: list[PairFiles], root: Path, only: list[str] | None) -> dict[Path, PairFiles]:

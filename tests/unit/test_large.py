@@ -130,3 +130,27 @@ def test_parts_of_more_than_32_bits_are_merged(tmp_path):
     reader = IndexedReader(tmp_path / "x")
     assert reader.num_tokens == 2 * length > 2**31 and reader.pointers.tolist() == [0, 4 * length]
     assert reader.first_sequences.tolist() == [0, 1, 2]
+
+
+MERGE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from megatron_lmt.data.indexed import IndexedWriter
+from megatron_lmt.preprocessing.merge import merge
+
+folder = Path(sys.argv[1])
+with IndexedWriter(folder / "part", np.int32) as writer:
+    writer.add_documents(np.arange(4_000_000, dtype=np.int32), np.full((500_000, 1), 8))
+    part = folder / "part", writer.close()
+(used,) = [int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData")]
+resource.setrlimit(resource.RLIMIT_DATA, (used + 80_000_000, used + 80_000_000))
+print(merge([part] * 20, folder / "whole")["tokens"])
+"""
+
+
+def test_merging_takes_the_memory_of_one_part(tmp_path):
+    """320 MB of tokens and 200 MB of index, with 80 MB more than the process had."""
+    done = subprocess.run([sys.executable, "-c", MERGE, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 80_000_000 == IndexedReader(tmp_path / "whole").num_tokens

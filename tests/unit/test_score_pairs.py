@@ -114,6 +114,13 @@ def test_what_is_wrong_is_told_before_work(corpus, tmp_path, change, only, messa
         score_pairs(corpus, Comet(tmp_path / "none", tmp_path / "python"), only=only)
 
 
+def test_a_folder_that_cannot_be_written(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(Comet, "check", lambda self: None)
+    corpus.write_text(corpus.read_text().replace('"scores.{source}', '"corpus.toml/scores.{source}'))
+    with pytest.raises(UserError, match=r"stopped: .*corpus\.toml/scores.*; mend that and start again"):
+        score_pairs(corpus, Comet(tmp_path / "none", tmp_path / "python"))
+
+
 def test_two_inputs_cannot_share_a_file_of_scores(corpus, tmp_path):
     corpus.write_text(corpus.read_text().replace('["en-ja"]\nclean = { off = ["quality"] }', '["en-de"]'))
     with pytest.raises(UserError, match=r"scores\.en-de\.txt: the scores of two inputs"):

@@ -90,13 +90,20 @@ class Cleaner:
         """Of the records of `read_inputs`, those that no rule rejects, in their order.
 
         Raises:
-            DataError: a worker died, or a score is missing.
+            DataError: a worker died, a score is missing, or of an input that is read nothing is left.
         """
         if self._is_idle:
             yield from records
             return
         batches, same = tee(_batches(records))
+        read: Counter[str] = Counter()
+        last = None
         for batch, rejections in zip(batches, self._examine(same), strict=True):
+            name = batch[0][0].name
+            if last not in (None, name):  # now, not hours later
+                _check_something_left(last, read[last], self._rejected[last])
+            last = name
+            read[name] += len(batch)
             for original, record, rejection in zip(batch, map(_record, batch), rejections, strict=True):
                 if rejection := rejection or first_rejection(self._rules[record.name], record):
                     self.reject(original, rejection)

@@ -425,6 +425,25 @@ def test_an_input_of_which_nothing_is_left_is_an_error(build, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_input_of_which_nothing_is_left_stops_the_work_there(build, workers):
+    """The next input, which has a bad line, is not read to its end."""
+    toml = """
+[clean]
+max_characters = 60
+[[monolingual]]
+path = "{language}.txt"
+languages = ["en", "de"]
+"""
+    lines = [f"Zeile {n}" for n in range(3000)]
+    files = {"en.txt": f"{LINES[0]}\n{LINES[1]}\n", "de.txt": "\n".join([*lines, "", "Ende"]) + "\n"}
+    with pytest.raises(UserError, match=r"en\.txt: all 2 records were rejected \(too_long 2\)"):
+        build(toml, files, build_cpt_corpus, None, workers)
+    files["en.txt"] += "Short.\n"
+    with pytest.raises(UserError, match=r"de\.txt:3001: an empty line"):
+        build(toml, files, build_cpt_corpus, None, workers)
+
+
 def test_the_same_input_gives_the_same_bytes(build, tmp_path):
     toml = f'[clean]\nmax_length_ratio = 3.0\nduplicates = {{ match = "letters" }}\n{PAIRS}'
     rows = tsv(*(pair for pair in combinations([side for pair in GOOD for side in pair], 2)), *GOOD)

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from benchmarks.machine import machine
 from megatron_lmt.conversion.pieces import Segment
@@ -96,15 +96,15 @@ def write_model(folder: Path, size: str) -> int:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shapes = hf_tensor_shapes(read_shape(folder))
-    plan = plan_shards(shapes, torch.bfloat16, SHARD_BYTES)
+    plan = plan_shards(shapes, "bfloat16", SHARD_BYTES)
     create_shards(folder, plan)
-    generator = torch.Generator().manual_seed(1)
+    generator = np.random.default_rng(1)
     with ShardWriter(folder, plan) as writer:
         for name, (rows, *columns) in shapes.items():
             for start in range(0, rows, BLOCK_ROWS):
                 stop = min(start + BLOCK_ROWS, rows)
-                block = torch.empty(stop - start, *columns, dtype=torch.bfloat16).normal_(generator=generator)
-                writer.write(Segment(name, start, stop), block)
+                block = generator.standard_normal((stop - start, *columns), np.float32).view(np.uint32) >> 16  # bfloat16
+                writer.write(Segment(name, start, stop), block.astype(np.uint16))
     return plan.num_bytes
 
 

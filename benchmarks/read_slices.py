@@ -16,8 +16,10 @@ from pathlib import Path
 from benchmarks.convert import SIZES, forget_cached, write_model
 from benchmarks.mixture import machine
 from megatron_lmt.errors import run_command
-from megatron_lmt.model.hf_io import SafetensorsFolder
-from megatron_lmt.model.hf_mapping import mappings, shard_from_hf
+from megatron_lmt.model.hf_folder import SafetensorsFolder
+from megatron_lmt.model.hf_io import FolderTensors
+from megatron_lmt.model.hf_mapping import mappings
+from megatron_lmt.model.hf_slices import shard_from_hf
 from megatron_lmt.model.shape import read_shape
 
 
@@ -47,7 +49,7 @@ def main() -> None:
 def _read(folder: Path, tensor: int, pipeline: int) -> int:
     """Read every slice of the first rank; returns their bytes."""
     shape = read_shape(folder)
-    source, total = SafetensorsFolder(folder, shape), 0
+    source, total = FolderTensors(SafetensorsFolder(folder, shape)), 0
     layers = shape.num_hidden_layers // pipeline
     for mapping in mappings(shape):
         place = mapping.megatron.split(".")

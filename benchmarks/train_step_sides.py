@@ -50,7 +50,8 @@ def _ours(folder: Path, seq_length: int) -> Callable[[torch.Tensor, torch.Tensor
     from megatron_lmt.config import RunConfig
     from megatron_lmt.data.batch import MicroBatch
     from megatron_lmt.log import silence_engine_warnings
-    from megatron_lmt.model.hf_io import SafetensorsFolder
+    from megatron_lmt.model.hf_folder import SafetensorsFolder
+    from megatron_lmt.model.hf_io import FolderTensors
     from megatron_lmt.model.shape import read_shape
     from megatron_lmt.runtime.device import open_device
 
@@ -86,7 +87,7 @@ def _ours(folder: Path, seq_length: int) -> Callable[[torch.Tensor, torch.Tensor
     )
     open_process_groups(run.parallel, device, seed=1)
     model = build_model(shape, run.parallel, device, False, True, True)
-    set_weights(model, shape, SafetensorsFolder(folder, shape))
+    set_weights(model, shape, FolderTensors(SafetensorsFolder(folder, shape)))
     chunks = wrap_data_parallel([model], run, device)
     optimizer = build_optimizer(chunks, run, bf16=False)
     trainee = Trainee(chunks, optimizer, build_scheduler(optimizer, run), device)

@@ -14,7 +14,6 @@ import shutil
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from megatron_lmt.config import ParallelSection, RunConfig
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
@@ -25,6 +24,7 @@ from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
 from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
 from megatron_lmt.machine import Machine, machine_problems
+from megatron_lmt.model.hf_folder import SafetensorsFolder, is_hf_folder
 from megatron_lmt.model.memory import estimate_memory
 from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
@@ -33,9 +33,6 @@ from megatron_lmt.runtime.job_folder import JOB_FOLDER, check_starts
 from megatron_lmt.runtime.retention import check_free_disk, space_needed
 from megatron_lmt.runtime.signals import EXIT_FILE
 from megatron_lmt.sft.supervision import check_supervision, supervision_lines
-
-if TYPE_CHECKING:
-    from megatron_lmt.model.hf_io import SafetensorsFolder
 
 RESOLVED = "resolved.json"
 DONE = "DONE"
@@ -254,9 +251,6 @@ def _open_start(run: RunConfig, shape: ModelShape) -> Path | SafetensorsFolder |
     path = run.path(run.model.pretrained_checkpoint)
     if not path.exists():
         raise CheckpointError(f"model.pretrained_checkpoint: {path}: no such folder")
-    # imported late: it imports torch, and commands that only look at data should start at once
-    from megatron_lmt.model.hf_io import SafetensorsFolder, is_hf_folder
-
     if is_hf_folder(path):
         _check_same_shape(path, read_shape(path).to_dict(), shape)
         return SafetensorsFolder(path, shape)

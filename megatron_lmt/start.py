@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from megatron_lmt.files import write_json_atomically, write_text_atomically
-from megatron_lmt.model.hf_io import RandomTensors, copy_companions
+from megatron_lmt.model.hf_folder import copy_companions
+from megatron_lmt.model.hf_io import FolderTensors, RandomTensors
 from megatron_lmt.model.qwen3 import build_model
 from megatron_lmt.model.shape import config_file
 from megatron_lmt.model.weights import set_weights
@@ -48,8 +49,9 @@ def build_trainee(ready: ReadyRun, device: Device) -> Trainee:
     if isinstance(ready.start_from, Path) and not ready.resume_from:
         load_checkpoint(ready.start_from, chunks, None)
     elif not ready.resume_from:
+        source = FolderTensors(ready.start_from) if ready.start_from else RandomTensors(ready.shape, run.seed)
         for chunk in chunks:
-            set_weights(chunk, ready.shape, ready.start_from or RandomTensors(ready.shape, run.seed))
+            set_weights(chunk, ready.shape, source)
     wrapped = wrap_data_parallel(chunks, run, device)
     optimizer = build_optimizer(wrapped, run, bf16)
     return Trainee(wrapped, optimizer, build_scheduler(optimizer, run), device)

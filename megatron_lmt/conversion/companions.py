@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from megatron_lmt import __version__
 from megatron_lmt.conversion.mcore_source import McoreSource
 from megatron_lmt.conversion.new_folder import UNFINISHED
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.files import write_json_atomically, write_text_atomically
-from megatron_lmt.model.hf_io import copy_companions
+from megatron_lmt.model.hf_folder import copy_companions
 from megatron_lmt.model.shape import ModelShape
 
 RUN_CARD = "run_card.md"
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 """The ends of a turn and of a text, Qwen3's and Llama 3's."""
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def check_tokenizer(folder: Path, shape: ModelShape, trained_with: str | None = None) -> None:
@@ -47,7 +41,7 @@ def check_tokenizer(folder: Path, shape: ModelShape, trained_with: str | None = 
         raise CheckpointError(f"{folder}: the tokenizer is {tokenizer.identity()}, but the run had {trained_with}")
 
 
-def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: torch.dtype) -> None:
+def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: str) -> None:
     """Everything of a Hugging Face folder but the weights, for a model of this shape.
 
     Args:
@@ -58,7 +52,7 @@ def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: torch.d
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = [shape.architecture]
     # transformers 5 writes `dtype`, earlier versions `torch_dtype`
-    config["dtype" if "dtype" in config else "torch_dtype"] = dtype_name(dtype)
+    config["dtype" if "dtype" in config else "torch_dtype"] = dtype
     if config.get("tie_word_embeddings", False) != shape.tie_word_embeddings:
         config["tie_word_embeddings"] = shape.tie_word_embeddings
     write_json_atomically(folder / "config.json", config)
@@ -84,7 +78,7 @@ def write_generation_config(folder: Path, shape: ModelShape) -> None:
         write_json_atomically(file, config)
 
 
-def write_model_card(folder: Path, checkpoint: McoreSource, shape: ModelShape, dtype: torch.dtype, proof: list[str]) -> None:
+def write_model_card(folder: Path, checkpoint: McoreSource, shape: ModelShape, dtype: str, proof: list[str]) -> None:
     """README.md: what the model is, where it is from, the proof of its conversion, and the run card if the run has one."""
     iteration = (checkpoint.run_state or {}).get("iteration")
     origin = checkpoint.folder.name + (f", iteration {iteration:,}," if iteration is not None else "")
@@ -96,7 +90,7 @@ def write_model_card(folder: Path, checkpoint: McoreSource, shape: ModelShape, d
         "---",
         f"# {folder.name.removesuffix(UNFINISHED)}",
         "",
-        f"{shape.architecture}, {shape.num_parameters:,} parameters in {dtype_name(dtype)}, "
+        f"{shape.architecture}, {shape.num_parameters:,} parameters in {dtype}, "
         f"{shape.num_hidden_layers} layers, "
         f"vocabulary {shape.vocab_size:,}, output layer {head} the embedding.",
         "",

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from megatron_lmt.model.hf_io import SafetensorsFolder
+from megatron_lmt.model.hf_folder import SafetensorsFolder
+from megatron_lmt.model.hf_io import FolderTensors
 from megatron_lmt.model.shape import read_shape
 
 
@@ -21,7 +22,7 @@ def logits_of_hf(folder: Path, texts: Sequence[torch.Tensor], dtype: torch.dtype
         dtype: to compute in.
     """
     shape = read_shape(folder)
-    tensors = SafetensorsFolder(folder, shape)
+    tensors = FolderTensors(SafetensorsFolder(folder, shape))
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -41,7 +42,7 @@ def logits_of_hf(folder: Path, texts: Sequence[torch.Tensor], dtype: torch.dtype
     return [head(norm(states))[0].float() for states in hidden]
 
 
-def _filled(module: torch.nn.Module, prefix: str, tensors: SafetensorsFolder) -> torch.nn.Module:
+def _filled(module: torch.nn.Module, prefix: str, tensors: FolderTensors) -> torch.nn.Module:
     """A module that was made without memory, with its weights from the folder. None may be missing."""
     module = module.to_empty(device="cpu")
     for name, parameter in module.named_parameters():

@@ -14,6 +14,7 @@ import torch
 from megatron_lmt.config import ParallelSection
 from megatron_lmt.conversion.mcore_model import LAYERS, McoreModel
 from megatron_lmt.log import silence_engine_warnings
+from megatron_lmt.model.hf_io import tensor_of_bits
 from megatron_lmt.model.shape import ModelShape
 from megatron_lmt.runtime.device import Device, open_device
 
@@ -69,4 +70,4 @@ def _fill(stage: torch.nn.Module, weights: McoreModel, layer: int) -> None:
     for name, parameter in parameters_by_key(stage).items():
         if name.startswith(LAYERS):
             name = f"{LAYERS}{layer}.{name.removeprefix(LAYERS).split('.', 1)[1]}"
-        parameter.copy_(weights.rows(name, 0, parameter.shape[0]))
+        parameter.copy_(tensor_of_bits(weights.rows(name, 0, parameter.shape[0])))

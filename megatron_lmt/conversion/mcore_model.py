@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from megatron_lmt.conversion.torch_dist_reader import StoredTensor, TorchDistReader
 from megatron_lmt.errors import CheckpointError
+from megatron_lmt.model.bits import BITS
 from megatron_lmt.model.hf_mapping import EMBEDDING_PARAMETER, HEAD_PARAMETER, hf_tensor_shapes, mappings
 from megatron_lmt.model.shape import ModelShape
 
@@ -33,11 +34,11 @@ class McoreModel:
         self._check(shape)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> str:
         return next(self._reader.tensors[key].dtype for key, _ in self._place.values())
 
-    def rows(self, parameter: str, start: int, stop: int) -> torch.Tensor:
-        """Rows of a parameter. The output layer of a tied model is its embedding."""
+    def rows(self, parameter: str, start: int, stop: int) -> np.ndarray:
+        """The bits of rows of a parameter. The output layer of a tied model is its embedding."""
         if parameter not in self._place:
             parameter = {HEAD_PARAMETER: EMBEDDING_PARAMETER}[parameter]
         key, layer = self._place[parameter]
@@ -60,8 +61,8 @@ class McoreModel:
             self._place[name] = (key, layer)
             problems += _wrong_shape(f"{folder}: {name}", tensors[key], wanted, layer, shape)
         problems += [f"{folder}: {key} is not part of this {shape.architecture}" for key in unused]
-        dtypes = {str(tensors[key].dtype).removeprefix("torch.") for key, _ in self._place.values()}
-        if len(dtypes) > 1 or not dtypes <= {"float32", "bfloat16"}:
+        dtypes = {tensors[key].dtype for key, _ in self._place.values()}
+        if len(dtypes) > 1 or not dtypes <= BITS.keys():
             problems.append(f"{folder}: parameters are {sorted(dtypes)}; all must be float32, or all bfloat16")
         if problems:
             raise CheckpointError(problems)

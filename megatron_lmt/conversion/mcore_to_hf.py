@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from megatron_lmt.conversion.checks import is_finite, refuse
 from megatron_lmt.conversion.companions import check_tokenizer, write_generation_config, write_hf_files, write_model_card
 from megatron_lmt.conversion.mcore_model import McoreModel
 from megatron_lmt.conversion.mcore_source import McoreSource, find_mcore_source
@@ -16,6 +15,8 @@ from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
 from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, create_shards, plan_shards
 from megatron_lmt.conversion.workers import share
+from megatron_lmt.errors import CheckpointError
+from megatron_lmt.model.bits import BITS, is_finite
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
 from megatron_lmt.progress import progress
 
@@ -38,16 +39,17 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
     model = McoreModel(checkpoint.folder, shape)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
     plan = plan_shards(hf_tensor_shapes(untied), model.dtype, options.max_shard_bytes)
-    tasks = _tasks(list(model_pieces(untied, model.dtype.itemsize)), model.dtype.itemsize)
+    tasks = _tasks(list(model_pieces(untied, BITS[model.dtype].itemsize)), BITS[model.dtype].itemsize)
     with new_folder(target, plan.num_bytes) as folder, progress(plan.num_bytes, "exporting", delay=5) as bar:
         create_shards(folder, plan)
         not_finite = {}
         fill = partial(_fill, model, folder, plan)
         for task, bad in zip(tasks, share(fill, tasks, options.workers), strict=True):
             not_finite.update(dict.fromkeys(bad))
-            bar.update(sum(piece.numel for piece in task) * model.dtype.itemsize)
-        if not options.allow_nan:
-            refuse([f"{checkpoint.folder}: NaN or infinity in {name}; --allow-nan converts it" for name in not_finite])
+            bar.update(sum(piece.numel for piece in task) * BITS[model.dtype].itemsize)
+        if not_finite and not options.allow_nan:
+            problem = f"{checkpoint.folder}: NaN or infinity in {{}}; --allow-nan converts it"
+            raise CheckpointError([problem.format(name) for name in not_finite])
         write_hf_files(checkpoint.hf_files, folder, untied, model.dtype)
         write_generation_config(folder, untied)
         proof = _proof(folder, checkpoint, options)
@@ -57,7 +59,7 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
 def _proof(folder: Path, checkpoint: McoreSource, options: Options) -> list[str]:
     if options.verify is None:
         return []
-    from megatron_lmt.conversion.verify import prove  # imported late: it imports transformers
+    from megatron_lmt.conversion.verify import prove  # imported late: it imports torch and transformers
 
     lines = prove(folder, checkpoint.folder, checkpoint.shape, options.verify)
     print("\n".join(lines))

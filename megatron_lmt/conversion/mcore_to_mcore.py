@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from megatron_lmt.conversion.companions import check_tokenizer, dtype_name, write_hf_files
+from megatron_lmt.conversion.companions import check_tokenizer, write_hf_files
 from megatron_lmt.conversion.mcore_model import NO_WEIGHTS, McoreModel
 from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.new_checkpoint import Part, new_checkpoint
@@ -23,6 +23,7 @@ from megatron_lmt.conversion.same_tensors import check_same_tensors
 from megatron_lmt.conversion.torch_dist_reader import StoredTensor, TorchDistReader
 from megatron_lmt.conversion.torch_dist_writer import NewChunk
 from megatron_lmt.errors import ConfigError
+from megatron_lmt.model.bits import BITS
 from megatron_lmt.model.hf_mapping import EMBEDDING_PARAMETER, HEAD_PARAMETER, Layout, mappings
 from megatron_lmt.model.shape import ModelShape, check_parallel
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER
@@ -54,7 +55,7 @@ def reshard(source: Path, target: Path, options: Options) -> None:
     _check_options(checkpoint.shape, options)
     model = McoreModel(checkpoint.folder, checkpoint.shape)
     shape = replace(checkpoint.shape, tie_word_embeddings=False) if options.untie else checkpoint.shape
-    run_state = dict(checkpoint.run_state or {"iteration": 0, "identity": {}, "dtype": dtype_name(model.dtype)})
+    run_state = dict(checkpoint.run_state or {"iteration": 0, "identity": {}, "dtype": model.dtype})
     run_state["identity"] = {**run_state["identity"], "shape": shape.to_dict()}
     reader = TorchDistReader(checkpoint.folder)
     keeps_optimizer = not options.no_save_optim and checkpoint.run_state is not None
@@ -80,11 +81,12 @@ def _check_options(shape: ModelShape, options: Options) -> None:
         raise ConfigError(problems)
 
 
-def _read(reader: TorchDistReader, block: _Block) -> torch.Tensor:
-    tensor = torch.zeros(block.shape, dtype=reader.tensors[block.name].dtype)
+def _read(reader: TorchDistReader, block: _Block) -> np.ndarray:
+    if block.held_rows >= block.shape[0]:
+        return reader.block(block.name, block.offsets, block.shape)
+    tensor = np.zeros(block.shape, BITS[reader.tensors[block.name].dtype])
     if block.held_rows > 0:
-        held = (block.held_rows, *block.shape[1:]) if block.held_rows < block.shape[0] else block.shape
-        tensor[: block.held_rows] = reader.block(block.name, block.offsets, held)
+        tensor[: block.held_rows] = reader.block(block.name, block.offsets, (block.held_rows, *block.shape[1:]))
     return tensor
 
 
@@ -124,7 +126,7 @@ def _cut(
     if layout.split_dimension is not None:
         gates = 2 if layout is Layout.GATE_UP else 1
         blocks[layout.split_dimension] //= tensor_parallel * gates
-    blocks[0] = min(blocks[0], max(1, PIECE_BYTES // (math.prod(blocks[1:]) * stored.dtype.itemsize)))
+    blocks[0] = min(blocks[0], max(1, PIECE_BYTES // (math.prod(blocks[1:]) * BITS[stored.dtype].itemsize)))
     whole = (*stored.shape[:lead], *size)
     steps = [1] * lead + blocks
     for offsets in itertools.product(*(range(0, n, step) for n, step in zip(whole, steps, strict=True))):

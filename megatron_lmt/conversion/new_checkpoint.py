@@ -9,21 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from megatron_lmt.conversion.checks import is_finite, refuse
 from megatron_lmt.conversion.new_folder import new_folder
 from megatron_lmt.conversion.options import Options
-from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, no_checksums, plan_files, write_file
+from megatron_lmt.conversion.torch_dist_writer import NewChunk, WrittenFile, finish, plan_files, write_file
 from megatron_lmt.conversion.workers import share
+from megatron_lmt.errors import CheckpointError
 from megatron_lmt.files import write_json_atomically
+from megatron_lmt.model.bits import is_finite
 from megatron_lmt.progress import progress
 from megatron_lmt.runtime.checkpoint_folder import HF_FOLDER, RUN_STATE
-from megatron_lmt.runtime.checkpoint_manifest import commit, describe_file
+from megatron_lmt.runtime.checkpoint_manifest import commit
 
 FILE_BYTES = 128 * 1024 * 1024
 
-Read = Callable[[Any], torch.Tensor]
+Read = Callable[[Any], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,36 +52,34 @@ def new_checkpoint(target: Path, parts: Sequence[Part], read: Read, run_state: d
     by_chunk = {part.chunk: part for part in parts}
     tasks = [(number, [by_chunk[chunk] for chunk in file]) for number, file in enumerate(contents)]
     with new_folder(target, num_bytes) as folder, progress(num_bytes, "converting", delay=5) as bar:
-        results, not_finite, described = [], [], {}
+        files: list[WrittenFile] = []
+        not_finite: list[str] = []
         written = share(partial(_write, read, folder), tasks, options.workers)
-        for (_, in_file), (entries, files, bad) in zip(tasks, written, strict=True):
-            results.append(entries)
-            described |= files
+        for file, bad in written:
+            files.append(file)
             not_finite += bad
-            bar.update(sum(part.chunk.num_bytes for part in in_file))
-        if not options.allow_nan:
-            refuse([f"NaN or infinity in {name}; --allow-nan converts it" for name in dict.fromkeys(not_finite)])
-        finish(folder, chunks, results, {})
+            bar.update(sum(chunk.num_bytes for chunk in file.chunks))
+        if not_finite and not options.allow_nan:
+            found = dict.fromkeys(not_finite)
+            raise CheckpointError([f"NaN or infinity in {name}; --allow-nan converts it" for name in found])
+        finish(folder, files)
         (folder / HF_FOLDER).mkdir()
         write_json_atomically(folder / RUN_STATE, run_state)
         yield folder
-        commit(folder, described)
+        commit(folder, {file.name: {"bytes": file.num_bytes, "sha256": file.sha256} for file in files})
 
 
-def _write(read: Read, folder: Path, task: tuple[int, list[Part]]) -> tuple[list, dict, list[str]]:
-    """Write one file; returns its entries for the metadata and for the manifest, and the tensors with NaN or infinity."""
+def _write(read: Read, folder: Path, task: tuple[int, list[Part]]) -> tuple[WrittenFile, list[str]]:
+    """Write one file; returns what is in it, and the tensors with NaN or infinity."""
     number, parts = task
     not_finite = []
     origins = {part.chunk: part for part in parts}
 
-    def make(chunk: NewChunk) -> torch.Tensor:
+    def make(chunk: NewChunk) -> np.ndarray:
         part = origins[chunk]
-        tensor = read(part.origin)
-        if not is_finite(tensor):
+        bits = read(part.origin)
+        if not is_finite(bits):
             not_finite.extend(part.names)
-        return tensor.reshape(chunk.shape)
+        return bits.reshape(chunk.shape)
 
-    with no_checksums():
-        entries = write_file(folder, number, [part.chunk for part in parts], make)
-    files = {entry.storage_data.relative_path for entry in entries}
-    return entries, {file: describe_file(folder / file) for file in files}, not_finite
+    return write_file(folder, number, [part.chunk for part in parts], make), not_finite

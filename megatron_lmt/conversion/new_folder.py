@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.hf_io import is_hf_folder
+from megatron_lmt.model.hf_folder import is_hf_folder
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 
 UNFINISHED = ".unfinished"

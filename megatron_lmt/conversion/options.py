@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 
 @dataclass(frozen=True)
 class Options:
@@ -31,4 +29,4 @@ class Options:
     hf_config: Path | None = None
     tensor_parallel: int = 1
     no_save_optim: bool = False
-    verify: torch.dtype | None = None
+    verify: str | None = None

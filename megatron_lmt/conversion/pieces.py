@@ -7,13 +7,15 @@ so that several processes can share them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from megatron_lmt.model.hf_mapping import Layout, Mapping, TensorSource, hf_tensor_shapes, mappings
+from megatron_lmt.model.hf_folder import SafetensorsFolder
+from megatron_lmt.model.hf_mapping import Layout, Mapping, hf_tensor_shapes, mappings
 from megatron_lmt.model.shape import ModelShape
 
 PIECE_BYTES = 32 * 1024 * 1024
@@ -47,18 +49,21 @@ class Piece:
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def from_hf(self, source: TensorSource) -> torch.Tensor:
+    def from_hf(self, source: SafetensorsFolder) -> np.ndarray:
+        """The bits of the piece."""
         parts = [source.rows(segment.tensor, segment.start, segment.stop) for segment in self.segments]
         if len(parts) == 1:
             return parts[0]
-        return torch.cat([part.unflatten(0, (self.blocks, -1)) for part in parts], dim=1).flatten(0, 1)
+        by_block = [part.reshape(self.blocks, -1, *self.row) for part in parts]
+        return np.concatenate(by_block, axis=1).reshape(self.shape)
 
-    def to_hf(self, rows: torch.Tensor) -> Iterator[tuple[Segment, torch.Tensor]]:
+    def to_hf(self, rows: np.ndarray) -> Iterator[tuple[Segment, np.ndarray]]:
         """Cut the rows of the Megatron parameter, `shape` of them, into those of the Hugging Face tensors."""
         lengths = [(segment.stop - segment.start) // self.blocks for segment in self.segments]
-        parts = rows.unflatten(0, (self.blocks, -1)).split(lengths, dim=1)
+        by_block = rows.reshape(self.blocks, -1, *self.row)
+        parts = np.split(by_block, list(itertools.accumulate(lengths))[:-1], axis=1)
         for segment, part in zip(self.segments, parts, strict=True):
-            yield segment, part.flatten(0, 1).contiguous()
+            yield segment, np.ascontiguousarray(part).reshape(-1, *self.row)
 
 
 def model_pieces(shape: ModelShape, itemsize: int, max_bytes: int = PIECE_BYTES) -> Iterator[Piece]:

@@ -11,12 +11,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from megatron_lmt.conversion.torch_archive import STORAGES
 from megatron_lmt.errors import CheckpointError
-
-STORAGES = {"FloatStorage": torch.float32, "BFloat16Storage": torch.bfloat16}
-"""How a saved tensor names its dtype."""
 
 
 class Record:
@@ -42,17 +38,26 @@ class Record:
 
 @dataclass(frozen=True)
 class SavedTensor:
-    """A tensor in an archive of `torch.save`: `offset` is numbers from the start of the record `data/<key>`."""
+    """A tensor in an archive of `torch.save`: `offset` is numbers from the start of the record `data/<key>`.
+
+    `dtype` is torch's name; None for one that models are not stored in here.
+    """
 
     key: str
-    dtype: torch.dtype
+    dtype: str | None
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
 
     @property
     def is_contiguous(self) -> bool:
-        return torch.empty_strided(self.shape, self.strides, device="meta").is_contiguous()
+        """As torch sees it: strides of dimensions that have one index do not matter."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return 0 in self.shape
+            expected *= size
+        return True
 
 
 def read_metadata(path: Path) -> Record:
@@ -93,17 +98,17 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name == "Size":
-            return torch.Size
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+            return tuple
+        if module == "torch" and name.islower():  # a dtype
+            return name
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         return Record
 
-    def persistent_load(self, identifier: tuple) -> tuple[str, torch.dtype | None]:
+    def persistent_load(self, identifier: tuple) -> tuple[str, str | None]:
         """A storage: its record, and the dtype of its numbers."""
         _, dtype, key, *_ = identifier
-        return key, dtype if isinstance(dtype, torch.dtype) else None
+        return key, dtype if isinstance(dtype, str) else None
 
 
 def _saved_tensor(storage: tuple, offset: int, shape: tuple, strides: tuple, *_) -> SavedTensor:

@@ -11,35 +11,39 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from megatron_lmt.conversion.pieces import Segment
-from megatron_lmt.model.hf_io import INDEX_FILE, SINGLE_FILE
+from megatron_lmt.model.bits import BITS, write_from
+from megatron_lmt.model.hf_folder import INDEX_FILE, SINGLE_FILE
 from megatron_lmt.model.safetensors_file import DTYPES
-from megatron_lmt.model.tensor_bytes import write_from
 
 
 @dataclass(frozen=True)
 class ShardPlan:
     """Where each tensor goes: `places` is (file, byte), `headers` what each file begins with, `sizes` its bytes."""
 
-    dtype: torch.dtype
+    dtype: str
     shapes: dict[str, tuple[int, ...]]
     places: dict[str, tuple[str, int]] = field(default_factory=dict)
     headers: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     @property
+    def itemsize(self) -> int:
+        return BITS[self.dtype].itemsize
+
+    @property
     def num_bytes(self) -> int:
         return sum(self.sizes.values())
 
 
-def plan_shards(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, max_shard_bytes: int) -> ShardPlan:
+def plan_shards(shapes: dict[str, tuple[int, ...]], dtype: str, max_shard_bytes: int) -> ShardPlan:
     """One file where everything fits, else shards in the order of `shapes`, each closed before it would grow too large."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
+        size = math.prod(shape) * BITS[dtype].itemsize
         if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0
@@ -53,11 +57,11 @@ def plan_shards(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, max_shar
 
 
 def _plan_file(plan: ShardPlan, file: str, names: list[str]) -> None:
-    dtype_name = next(name for name, dtype in DTYPES.items() if dtype is plan.dtype)
+    dtype_name = next(name for name, dtype in DTYPES.items() if dtype == plan.dtype)
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:
-        start, end = end, end + math.prod(plan.shapes[name]) * plan.dtype.itemsize
+        start, end = end, end + math.prod(plan.shapes[name]) * plan.itemsize
         header[name] = {"dtype": dtype_name, "shape": plan.shapes[name], "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
@@ -74,7 +78,7 @@ def create_shards(folder: Path, plan: ShardPlan) -> None:
             shard.write(header)
             shard.truncate(plan.sizes[file])
     if len(plan.sizes) > 1:
-        num_bytes = sum(math.prod(shape) for shape in plan.shapes.values()) * plan.dtype.itemsize
+        num_bytes = sum(math.prod(shape) for shape in plan.shapes.values()) * plan.itemsize
         weight_map = {name: file for name, (file, _) in plan.places.items()}
         index = {"metadata": {"total_size": num_bytes}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -99,9 +103,9 @@ class ShardWriter:
             for file in self._files.values():
                 os.close(file)
 
-    def write(self, segment: Segment, rows: torch.Tensor) -> None:
+    def write(self, segment: Segment, rows: np.ndarray) -> None:
         name, offset = self._plan.places[segment.tensor]
         if name not in self._files:
             self._files[name] = os.open(self._folder / name, os.O_WRONLY)
-        row_bytes = math.prod(self._plan.shapes[segment.tensor][1:]) * self._plan.dtype.itemsize
+        row_bytes = math.prod(self._plan.shapes[segment.tensor][1:]) * self._plan.itemsize
         write_from(rows, self._files[name], offset + segment.start * row_bytes)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from megatron_lmt.conversion.torch_dist_reader import TorchDistReader
 from megatron_lmt.errors import CheckpointError
+from megatron_lmt.model.bits import as_bytes
 from megatron_lmt.model.hf_mapping import EMBEDDING_PARAMETER, HEAD_PARAMETER
-from megatron_lmt.model.tensor_bytes import as_bytes
 
 BLOCK_ROWS = 4096
 
@@ -36,5 +36,5 @@ def _digest(reader: TorchDistReader, name: str, vocab_size: int) -> str:
     steps = {1: size, 2: [BLOCK_ROWS, *size[1:]], 3: [1, BLOCK_ROWS, *size[2:]]}[len(size)]  # of three, one is the layer
     for offsets in itertools.product(*(range(0, n, step) for n, step in zip(size, steps, strict=True))):
         block = tuple(min(step, n - o) for o, n, step in zip(offsets, size, steps, strict=True))
-        digest.update(as_bytes(reader.block(name, offsets, block).contiguous()))
+        digest.update(as_bytes(reader.block(name, offsets, block)))
     return digest.hexdigest()

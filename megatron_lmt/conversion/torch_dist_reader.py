@@ -15,11 +15,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from megatron_lmt.conversion.safe_pickle import Record, read_metadata, read_saved_tensor
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.tensor_bytes import read_into
+from megatron_lmt.model.bits import BITS, read_into
 
 LAYER_PREFIX = "decoder.layers."
 
@@ -37,7 +37,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    dtype: torch.dtype
+    """`dtype` is torch's name."""
+
+    dtype: str
     shape: tuple[int, ...]
     chunks: tuple[Chunk, ...]
 
@@ -74,43 +76,45 @@ class TorchDistReader:
         for file in getattr(self, "_files", {}).values():
             os.close(file)
 
-    def block(self, name: str, offsets: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
-        """The block of a tensor that begins at `offsets`.
+    def block(self, name: str, offsets: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """The bits of the block of a tensor that begins at `offsets`.
 
         Raises:
-            CheckpointError: a part of it is in no chunk, or a file cannot be read.
+            CheckpointError: it has another dtype than models here, a part of it is in no chunk, or a file cannot be read.
         """
         stored = self.tensors[name]
-        block, filled = torch.empty(shape, dtype=stored.dtype), 0
+        if stored.dtype not in BITS:
+            raise CheckpointError(f"{self.folder}: {name} is {stored.dtype}; only {' and '.join(BITS)} can be read")
+        block, filled = np.empty(shape, BITS[stored.dtype]), 0
         for chunk in stored.chunks:
             begin = tuple(map(max, offsets, chunk.offsets))
             end = tuple(min(o + n, p + m) for o, n, p, m in zip(offsets, shape, chunk.offsets, chunk.shape, strict=True))
             if all(b < e for b, e in zip(begin, end, strict=True)):
                 target = block[_slices(begin, end, offsets)]
                 self._read(name, chunk, stored.dtype, _slices(begin, end, chunk.offsets), target)
-                filled += target.numel()
-        if filled != block.numel():
-            raise CheckpointError(f"{self.folder}: {name}: {block.numel() - filled} of its numbers are in no chunk")
+                filled += target.size
+        if filled != block.size:
+            raise CheckpointError(f"{self.folder}: {name}: {block.size - filled} of its numbers are in no chunk")
         return block
 
-    def _read(self, name: str, chunk: Chunk, dtype: torch.dtype, part: tuple[slice, ...], target: torch.Tensor) -> None:
+    def _read(self, name: str, chunk: Chunk, dtype: str, part: tuple[slice, ...], target: np.ndarray) -> None:
         """Fill `target` with a part of a chunk, reading it whole from the first dimension of more than one index on."""
         first = next((d for d, size in enumerate(target.shape) if size != 1), 0)
         later = chunk.shape[first + 1 :]
         read = target
-        if not target.is_contiguous() or target.shape[first + 1 :] != later:
-            read = torch.empty(*target.shape[: first + 1], *later, dtype=dtype)
+        if not target.flags.c_contiguous or target.shape[first + 1 :] != later:
+            read = np.empty((*target.shape[: first + 1], *later), target.dtype)
         skipped = 0
         for size, index in zip(chunk.shape[: first + 1], part[: first + 1], strict=True):
             skipped = skipped * size + index.start
         try:
-            place = self._data_offset(name, chunk, dtype) + skipped * math.prod(later) * dtype.itemsize
+            place = self._data_offset(chunk, dtype) + skipped * math.prod(later) * target.itemsize
             read_into(read, self._file(chunk.file), place)
         except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
             path = self.folder / chunk.file
             raise CheckpointError(f"{path}: {name} cannot be read from byte {chunk.start} on ({error})") from None
         if read is not target:
-            target.copy_(read[(slice(None),) * (first + 1) + part[first + 1 :]])
+            target[...] = read[(slice(None),) * (first + 1) + part[first + 1 :]]
 
     def _file(self, name: str) -> int:
         with self._opening:
@@ -118,7 +122,7 @@ class TorchDistReader:
                 self._files[name] = os.open(self.folder / name, os.O_RDONLY)
             return self._files[name]
 
-    def _data_offset(self, name: str, chunk: Chunk, dtype: torch.dtype) -> int:
+    def _data_offset(self, chunk: Chunk, dtype: str) -> int:
         """The byte of the file with a chunk's first number."""
         if chunk not in self._places:
             archive = _Archive(self._file(chunk.file), chunk.start, chunk.length)
@@ -126,7 +130,7 @@ class TorchDistReader:
             if (saved.dtype, saved.shape, saved.is_contiguous) != (dtype, chunk.shape, True):
                 raise ValueError(f"it holds {saved}, against {dtype} {chunk.shape} in the metadata")
             record, _ = archive.place(f"/data/{saved.key}")
-            self._places[chunk] = record + saved.offset * dtype.itemsize
+            self._places[chunk] = record + saved.offset * BITS[dtype].itemsize
         return self._places[chunk]
 
 

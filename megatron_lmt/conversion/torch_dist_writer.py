@@ -1,47 +1,56 @@
-"""Writes megatron-core's distributed checkpoints (`torch_dist`), a chunk at a time, without a process group.
+"""Writes megatron-core's distributed checkpoints (`torch_dist`), a chunk at a time, without a process group or torch.
 
-torch's own FileSystemWriter makes the files; its planner is given tensors that are made only when it is their turn.
-A chunk is any block of a tensor: loading cuts chunks to the slices that a parallel layout asks for.
+A chunk is any block of a tensor: loading cuts chunks to the slices that a parallel layout asks for. Files hold one chunk
+after the other as `torch.save` would write it; `.metadata` is a pickle of torch.distributed.checkpoint's classes that says
+which file holds which chunk of which tensor.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch.distributed.checkpoint import DefaultSavePlanner, FileSystemWriter, SavePlan
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
+import numpy as np
+
+from megatron_lmt.conversion.named_pickle import Call, Instance, Name, dumps
+from megatron_lmt.conversion.torch_archive import object_archive, tensor_archive
+from megatron_lmt.model.bits import BITS, as_bytes
 
 BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch"}
 """megatron-core's metadata.json."""
 
+METADATA, FILES = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
+
 
 @dataclass(frozen=True)
 class NewChunk:
-    """A block of tensor `name`, whose whole shape is `size`."""
+    """A block of tensor `name`, whose whole shape is `size`. `dtype` is torch's name."""
 
     name: str
     size: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: str
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return math.prod(self.shape) * BITS[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """`places` are the offset and length in bytes of each chunk."""
+
+    name: str
+    chunks: tuple[NewChunk, ...]
+    places: tuple[tuple[int, int], ...]
+    num_bytes: int
+    sha256: str
 
 
 def plan_files(chunks: Sequence[NewChunk], num_files: int) -> list[list[NewChunk]]:
@@ -56,76 +65,73 @@ def plan_files(chunks: Sequence[NewChunk], num_files: int) -> list[list[NewChunk
     return files
 
 
-def write_file(
-    folder: Path, number: int, chunks: Sequence[NewChunk], make: Callable[[NewChunk], torch.Tensor]
-) -> list[WriteResult]:
+def write_file(folder: Path, number: int, chunks: Sequence[NewChunk], make: Callable[[NewChunk], np.ndarray]) -> WrittenFile:
     """Write and flush file `number` of a checkpoint.
 
     Args:
-        make: the numbers of a chunk, contiguous and of its shape; called in order.
+        make: the bits of a chunk, contiguous and of its shape; called in order.
     Raises:
         OSError: the disk is full.
     """
-    writer = _Writer(folder)
-    plans = writer.prepare_global_plan([SavePlan([])] * number + [SavePlan([_write_item(chunk) for chunk in chunks])])
-    try:
-        return writer.write_data(plans[number], _Planner(map(make, chunks))).wait()
-    except RuntimeError as error:  # torch's archive, which cannot be ended after a failed write
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    name = f"__{number}_0.distcp"
+    places, end, digest = [], 0, hashlib.sha256()
+    with open(folder / name, "wb", buffering=0) as file:
+        for chunk in chunks:
+            before, after = tensor_archive(chunk.dtype, chunk.shape, BITS[chunk.dtype].itemsize)
+            start = end
+            for part in (before, as_bytes(make(chunk)), after):
+                digest.update(part)
+                end += _write_all(file.fileno(), part)
+            places.append((start, end - start))
+        os.fsync(file.fileno())
+    return WrittenFile(name, tuple(chunks), tuple(places), end, digest.hexdigest())
 
 
-def finish(folder: Path, chunks: Sequence[NewChunk], results: list[list[WriteResult]], common: dict) -> None:
-    """Write what makes the files a checkpoint of megatron-core: .metadata, metadata.json and common.pt.
+def _write_all(file: int, part: bytes | memoryview) -> int:
+    done = 0
+    while done < len(part):
+        done += os.write(file, memoryview(part)[done:])
+    return done
 
-    Args:
-        common: megatron-core's common state, such as {"content_metadata": …}.
-    """
-    tensors: dict[str, TensorStorageMetadata] = {}
-    for chunk in chunks:
-        properties = TensorProperties(dtype=chunk.dtype)
-        entry = tensors.setdefault(chunk.name, TensorStorageMetadata(properties, torch.Size(chunk.size), []))
-        entry.chunks.append(ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.shape)))
-    _Writer(folder).finish(Metadata(tensors), results)
-    torch.save(common, folder / "common.pt")
+
+def finish(folder: Path, files: Sequence[WrittenFile]) -> None:
+    """Write what makes the files a checkpoint of megatron-core: .metadata, metadata.json and an empty common.pt."""
+    tensors, places = {}, {}
+    for file in files:
+        for chunk, (start, length) in zip(file.chunks, file.places, strict=True):
+            tensors.setdefault(chunk.name, []).append(chunk)
+            index = Instance(
+                Name(METADATA, "MetadataIndex"), {"fqn": chunk.name, "index": None, "offset": _size(chunk.offsets)}
+            )
+            places[index] = Instance(
+                Name(FILES, "_StorageInfo"), {"relative_path": file.name, "offset": start, "length": length}
+            )
+    metadata = {
+        "state_dict_metadata": {name: _tensor(chunks) for name, chunks in tensors.items()},
+        "planner_data": None,
+        "storage_data": places,
+        "storage_meta": None,
+    }
+    (folder / ".metadata").write_bytes(dumps(Instance(Name(METADATA, "Metadata"), metadata)))
+    (folder / "common.pt").write_bytes(object_archive({}))
     (folder / "metadata.json").write_text(json.dumps(BACKEND), encoding="utf-8")
 
 
-class _Writer(FileSystemWriter):
-    """Writes items in their order: there is nothing to copy from a GPU ahead of them."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder, per_thread_copy_ahead=0)
-
-    def storage_meta(self) -> StorageMeta:
-        """Without the folder's name, which changes, and whose class loading does not let through."""
-        return StorageMeta(save_id=self.save_id)
-
-
-def _write_item(chunk: NewChunk) -> WriteItem:
-    place = ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.shape))
-    data = TensorWriteData(place, TensorProperties(dtype=chunk.dtype), torch.Size(chunk.size))
-    return WriteItem(MetadataIndex(chunk.name, chunk.offsets), WriteItemType.SHARD, tensor_data=data)
-
-
-class _Planner(DefaultSavePlanner):
-    """Hands out the tensors of a plan's items in their order."""
-
-    def __init__(self, tensors: Iterator[torch.Tensor]):
-        super().__init__()
-        self._tensors = tensors
-
-    def resolve_data(self, write_item: WriteItem) -> torch.Tensor:
-        return next(self._tensors)
+def _tensor(chunks: Sequence[NewChunk]) -> Instance:
+    layout = Call(Name("torch.serialization", "_get_layout"), ("torch.strided",))
+    memory_format = Call(Name(METADATA, "_MEM_FORMAT_ENCODING"), (0,))
+    properties = (Name("torch", chunks[0].dtype), layout, False, memory_format, False)
+    blocks = [
+        Instance(Name(METADATA, "ChunkStorageMetadata"), {"offsets": _size(chunk.offsets), "sizes": _size(chunk.shape)})
+        for chunk in chunks
+    ]
+    state = {
+        "properties": Instance(Name(METADATA, "TensorProperties"), properties),
+        "size": _size(chunks[0].size),
+        "chunks": blocks,
+    }
+    return Instance(Name(METADATA, "TensorStorageMetadata"), state)
 
 
-@contextmanager
-def no_checksums() -> Iterator[None]:
-    """The zip archives' CRC32 takes longer than writing, and nothing that loads a checkpoint looks at it."""
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
+def _size(numbers: tuple[int, ...]) -> Call:
+    return Call(Name("torch", "Size"), (numbers,))

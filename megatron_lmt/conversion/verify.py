@@ -19,9 +19,9 @@ from megatron_lmt.conversion.layers_mcore import logits_of_mcore
 from megatron_lmt.conversion.mcore_model import McoreModel
 from megatron_lmt.conversion.pieces import model_pieces
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.hf_io import SafetensorsFolder
+from megatron_lmt.model.bits import BITS, as_bytes
+from megatron_lmt.model.hf_folder import SafetensorsFolder
 from megatron_lmt.model.shape import ModelShape, read_shape
-from megatron_lmt.model.tensor_bytes import as_bytes
 
 TEXTS = {
     "en": "The committee met on Thursday and spoke for two hours about water and bread.",
@@ -48,8 +48,8 @@ class Tolerance:
 
 
 TOLERANCES = {
-    torch.float32: Tolerance(max_difference=1e-3, mean_difference=1e-4, cosine=0.999999, top1=0.99),
-    torch.bfloat16: Tolerance(max_difference=0.5, mean_difference=0.05, cosine=0.999, top1=0.9),
+    "float32": Tolerance(max_difference=1e-3, mean_difference=1e-4, cosine=0.999999, top1=0.99),
+    "bfloat16": Tolerance(max_difference=0.5, mean_difference=0.05, cosine=0.999, top1=0.9),
 }
 
 
@@ -74,7 +74,7 @@ class Agreement:
         )
 
 
-def prove(hf: Path, mcore: Path, shape: ModelShape, dtype: torch.dtype) -> list[str]:
+def prove(hf: Path, mcore: Path, shape: ModelShape, dtype: str) -> list[str]:
     """Compare hashes and logits; returns lines that say what was compared.
 
     Args:
@@ -100,19 +100,19 @@ def verify_tensors(hf: Path, mcore: Path, shape: ModelShape) -> int:
     """
     exported, model = SafetensorsFolder(hf, read_shape(hf)), McoreModel(mcore, shape)
     hashes: dict[str, tuple] = {}
-    for piece in model_pieces(read_shape(hf), model.dtype.itemsize):
+    for piece in model_pieces(read_shape(hf), BITS[model.dtype].itemsize):
         rows = model.rows(piece.parameter, piece.start, piece.stop)
         for segment, part in piece.to_hf(rows):
             ours, theirs = hashes.setdefault(segment.tensor, (hashlib.sha256(), hashlib.sha256()))
             ours.update(as_bytes(part))
             theirs.update(as_bytes(exported.rows(segment.tensor, segment.start, segment.stop)))
     different = [name for name, (ours, theirs) in hashes.items() if ours.digest() != theirs.digest()]
-    if different or exported.dtype is not model.dtype:
+    if different or exported.dtype != model.dtype:
         raise CheckpointError([f"{hf}: {name} is not what {mcore} holds" for name in different] or ["the dtypes differ"])
     return len(hashes)
 
 
-def compare_logits(hf: Path, mcore: Path, shape: ModelShape, dtype: torch.dtype) -> list[Agreement]:
+def compare_logits(hf: Path, mcore: Path, shape: ModelShape, dtype: str) -> list[Agreement]:
     """Logits of both on text of several languages, tokenised as the Hugging Face folder says; the last line is for all.
 
     Raises:
@@ -123,8 +123,8 @@ def compare_logits(hf: Path, mcore: Path, shape: ModelShape, dtype: torch.dtype)
     tokenizer = Tokenizer.from_file(str(hf / "tokenizer.json"))
     longest = min(shape.max_position_embeddings, 512)
     texts = [torch.tensor(tokenizer.encode(text).ids[:longest]) for text in TEXTS.values()]
-    theirs = logits_of_hf(hf, texts, dtype)
-    ours = logits_of_mcore(mcore, shape, texts, dtype)
+    theirs = logits_of_hf(hf, texts, getattr(torch, dtype))
+    ours = logits_of_mcore(mcore, shape, texts, getattr(torch, dtype))
     by_text = [_agreement(*pair) for pair in zip(TEXTS, ours, theirs, strict=True)]
     return [*by_text, _agreement("all", torch.cat(ours), torch.cat(theirs))]
 
@@ -141,7 +141,7 @@ def _agreement(text: str, ours: torch.Tensor, theirs: torch.Tensor) -> Agreement
     )
 
 
-def verdict(agreements: Sequence[Agreement], dtype: torch.dtype) -> list[str]:
+def verdict(agreements: Sequence[Agreement], dtype: str) -> list[str]:
     """A table of agreements. The last one, over all texts, decides.
 
     Raises:
@@ -157,4 +157,4 @@ def verdict(agreements: Sequence[Agreement], dtype: torch.dtype) -> list[str]:
         )
     if not deciding.fits(tolerance):
         raise CheckpointError([*lines, "the logits are not the same: the conversion is wrong"])
-    return [*lines, f"the same logits, computed in {str(dtype).removeprefix('torch.')}"]
+    return [*lines, f"the same logits, computed in {dtype}"]

@@ -1,7 +1,7 @@
 """One safetensors file: eight bytes with the length of a JSON header, the header, the tensors' bytes.
 
 The file is checked when it is opened, and tensors are read a range of rows at a time. The `safetensors` package maps the
-whole file into memory, which a conversion in bounded memory cannot use (see `tensor_bytes.py`).
+whole file into memory, which a conversion in bounded memory cannot use (see `bits.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.tensor_bytes import read_into
+from megatron_lmt.model.bits import BITS, read_into
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
-"""The dtypes that survive a round trip, by safetensors' names."""
+DTYPES = {"F32": "float32", "BF16": "bfloat16"}
+"""The dtypes that survive a round trip: safetensors' names and torch's."""
 
 READ_BYTES = 64 * 1024 * 1024
 LONGEST_HEADER = 100_000_000
@@ -36,7 +36,7 @@ class StoredTensor:
 
 
 class SafetensorsFile:
-    """Reads rows and columns of the tensors of one file. Threads may share it, and processes copies.
+    """Reads rows and columns of the tensors of one file, as bits. Threads may share it, and processes copies.
 
     Raises:
         CheckpointError: not a safetensors file, or cut off.
@@ -58,24 +58,23 @@ class SafetensorsFile:
         if hasattr(self, "_file"):
             os.close(self._file)
 
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         stored = self.tensors[name]
-        dtype = DTYPES[stored.dtype]
-        tensor = torch.empty(stop - start, *stored.shape[1:], dtype=dtype)
-        row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
+        tensor = np.empty((stop - start, *stored.shape[1:]), BITS[DTYPES[stored.dtype]])
+        row_bytes = math.prod(stored.shape[1:]) * tensor.itemsize
         try:
             read_into(tensor, self._file, stored.offset + start * row_bytes)
         except (OSError, EOFError) as error:
             raise CheckpointError(f"{self.path}: {name} cannot be read ({error})") from None
         return tensor
 
-    def columns(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def columns(self, name: str, start: int, stop: int) -> np.ndarray:
         """Columns of a matrix; whole rows are read, a block at a time."""
         stored = self.tensors[name]
         num_rows, num_columns = stored.shape
         if (start, stop) == (0, num_columns):
             return self.rows(name, 0, num_rows)
-        tensor = torch.empty(num_rows, stop - start, dtype=DTYPES[stored.dtype])
+        tensor = np.empty((num_rows, stop - start), BITS[DTYPES[stored.dtype]])
         step = max(1, READ_BYTES * num_rows // max(stored.size, 1))
         for first in range(0, num_rows, step):
             last = min(first + step, num_rows)
@@ -112,6 +111,6 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def _stored_tensor(entry: dict, data_start: int) -> StoredTensor:
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
     dtype = DTYPES.get(entry["dtype"])
-    if dtype and math.prod(shape) * dtype.itemsize != stop - start:
+    if dtype and math.prod(shape) * BITS[dtype].itemsize != stop - start:
         raise ValueError(f"{stop - start} bytes for {entry['dtype']} {shape}")
     return StoredTensor(entry["dtype"], shape, data_start + start, stop - start)

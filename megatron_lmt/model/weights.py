@@ -6,7 +6,8 @@ import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 
-from megatron_lmt.model.hf_mapping import TORCH_LAYER_NAMES, TensorSource, mappings, shard_from_hf
+from megatron_lmt.model.hf_mapping import TORCH_LAYER_NAMES, mappings
+from megatron_lmt.model.hf_slices import TensorSource, shard_from_hf
 from megatron_lmt.model.shape import ModelShape
 
 

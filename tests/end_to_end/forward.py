@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from megatron_lmt.config import ParallelSection
-from megatron_lmt.model.hf_io import SafetensorsFolder
+from megatron_lmt.model.hf_folder import SafetensorsFolder
+from megatron_lmt.model.hf_io import FolderTensors
 from megatron_lmt.model.shape import read_shape
 from megatron_lmt.runtime.device import open_device
 
@@ -25,7 +26,7 @@ parallel = ParallelSection(tensor_model_parallel_size=size, pipeline_model_paral
 open_process_groups(parallel, device, seed=1)
 shape = read_shape(folder / "hf")
 model = build_model(shape, parallel, device, False, is_first_stage(), is_last_stage())
-set_weights(model, shape, SafetensorsFolder(folder / "hf", shape))
+set_weights(model, shape, FolderTensors(SafetensorsFolder(folder / "hf", shape)))
 tokens = torch.load(folder / "tokens.pt")
 length = tokens.shape[1]
 

@@ -12,6 +12,7 @@ from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import model_pieces
 from megatron_lmt.conversion.safetensors_writer import ShardWriter, create_shards, plan_shards
 from megatron_lmt.errors import UserError
+from megatron_lmt.model.hf_io import bits_of_tensor
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
 from megatron_lmt.model.shape import read_shape
 from tests.conftest import TINY_MODEL
@@ -28,11 +29,11 @@ def make_folder(folder, tokenizer, config):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 509, "temperature": 0.6, "do_sample": True}))
     (folder / "config.json").write_text(json.dumps(config))
     shape = read_shape(folder)
-    plan = plan_shards(hf_tensor_shapes(shape), torch.bfloat16, 10**9)
+    plan = plan_shards(hf_tensor_shapes(shape), "bfloat16", 10**9)
     create_shards(folder, plan)
     with ShardWriter(folder, plan) as writer:
         for piece in model_pieces(shape, 2):
-            for segment, rows in piece.to_hf(torch.randn(piece.shape, dtype=torch.bfloat16)):
+            for segment, rows in piece.to_hf(bits_of_tensor(torch.randn(piece.shape, dtype=torch.bfloat16))):
                 writer.write(segment, rows)
     return folder
 

@@ -17,13 +17,23 @@ from megatron_lmt.conversion.safetensors_writer import ShardWriter, create_shard
 from megatron_lmt.conversion.torch_dist_reader import TorchDistReader
 from megatron_lmt.conversion.torch_dist_writer import NewChunk, finish, plan_files, write_file
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.hf_io import SafetensorsFolder
-from megatron_lmt.model.hf_mapping import Layout, hf_tensor_shapes, mappings, shard_from_hf
+from megatron_lmt.model.hf_folder import SafetensorsFolder
+from megatron_lmt.model.hf_io import FolderTensors, bits_of_tensor, tensor_of_bits
+from megatron_lmt.model.hf_mapping import Layout, hf_tensor_shapes, mappings
+from megatron_lmt.model.hf_slices import shard_from_hf
 from megatron_lmt.model.safetensors_file import SafetensorsFile
 from megatron_lmt.model.shape import read_shape
 from tests.conftest import TINY_MODEL
 
 DTYPES = [torch.float32, torch.bfloat16]
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def equal(bits, tensor):
+    return torch.equal(tensor_of_bits(bits), tensor)
 
 
 def numbers(*shape, dtype=torch.float32):
@@ -41,19 +51,19 @@ def test_safetensors_files_of_the_package_are_read(tmp_path, dtype):
     file = SafetensorsFile(tmp_path / "file")
     assert file.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert torch.equal(file.rows(name, 0, len(tensor)), tensor)
-    assert torch.equal(file.rows("matrix", 11, 250), tensors["matrix"][11:250])
-    assert torch.equal(file.columns("matrix", 2, 5), tensors["matrix"][:, 2:5])
+        assert equal(file.rows(name, 0, len(tensor)), tensor)
+    assert equal(file.rows("matrix", 11, 250), tensors["matrix"][11:250])
+    assert equal(file.columns("matrix", 2, 5), tensors["matrix"][:, 2:5])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_package_reads_what_is_written_in_any_order(tmp_path, dtype):
     tensors = {"b": numbers(10, 3, dtype=dtype), "a": numbers(8, dtype=dtype), "c": numbers(4, 6, dtype=dtype)}
-    plan = plan_shards({name: tuple(tensor.shape) for name, tensor in tensors.items()}, dtype, 10**6)
+    plan = plan_shards({name: tuple(tensor.shape) for name, tensor in tensors.items()}, name_of(dtype), 10**6)
     create_shards(tmp_path, plan)
     for name, start, stop in (("c", 1, 4), ("a", 0, 8), ("b", 5, 10), ("c", 0, 1), ("b", 0, 5)):
         with ShardWriter(tmp_path, plan) as writer:
-            writer.write(Segment(name, start, stop), tensors[name][start:stop])
+            writer.write(Segment(name, start, stop), bits_of_tensor(tensors[name][start:stop]))
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert file.metadata() == {"format": "pt"} and set(file.keys()) == set(tensors)
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
@@ -73,7 +83,7 @@ def chunks_of(name, dtype):
     edges = [list(zip(cut, cut[1:], strict=False)) for cut in cuts]
     for box in torch.cartesian_prod(*(torch.arange(len(e)) for e in edges)).reshape(-1, len(edges)).tolist():
         begin, end = zip(*(edges[d][i] for d, i in enumerate(box)), strict=True)
-        yield NewChunk(name, shape, dtype, begin, tuple(e - b for b, e in zip(begin, end, strict=True)))
+        yield NewChunk(name, shape, name_of(dtype), begin, tuple(e - b for b, e in zip(begin, end, strict=True)))
 
 
 def part(tensor, offsets, shape):
@@ -89,9 +99,9 @@ def checkpoint(request, tmp_path):
     assert len(files) == 3
 
     def make(chunk):
-        return part(tensors[chunk.name], chunk.offsets, chunk.shape).contiguous()
+        return bits_of_tensor(part(tensors[chunk.name], chunk.offsets, chunk.shape).contiguous())
 
-    finish(tmp_path, chunks, [write_file(tmp_path, number, file, make) for number, file in enumerate(files)], {})
+    finish(tmp_path, [write_file(tmp_path, number, file, make) for number, file in enumerate(files)])
     return tensors, tmp_path
 
 
@@ -106,11 +116,11 @@ def test_torch_reads_what_is_written(checkpoint):
 def test_blocks_across_chunks(checkpoint, offsets, shape):
     tensors, folder = checkpoint
     reader = TorchDistReader(folder)
-    assert torch.equal(reader.block("stack", offsets, shape), part(tensors["stack"], offsets, shape))
+    assert equal(reader.block("stack", offsets, shape), part(tensors["stack"], offsets, shape))
     for name, tensor in tensors.items():
-        assert torch.equal(reader.block(name, (0,) * tensor.dim(), tuple(tensor.shape)), tensor)
-    assert torch.equal(reader.block("matrix", (1, 2), (7, 5)), tensors["matrix"][1:8, 2:7])
-    assert torch.equal(reader.block("layers_together", (2, 1), (1, 3)), tensors["layers_together"][2:3, 1:4])
+        assert equal(reader.block(name, (0,) * tensor.dim(), tuple(tensor.shape)), tensor)
+    assert equal(reader.block("matrix", (1, 2), (7, 5)), tensors["matrix"][1:8, 2:7])
+    assert equal(reader.block("layers_together", (2, 1), (1, 3)), tensors["layers_together"][2:3, 1:4])
 
 
 def test_what_torch_saves_is_read(tmp_path):
@@ -118,8 +128,8 @@ def test_what_torch_saves_is_read(tmp_path):
     tensors = {"matrix": numbers(6, 4), "transposed": numbers(6, 4).t(), "parameter": torch.nn.Parameter(numbers(3))}
     dcp.save({name: tensor for name, tensor in tensors.items()}, checkpoint_id=tmp_path, no_dist=True)
     reader = TorchDistReader(tmp_path)
-    assert torch.equal(reader.block("matrix", (2, 1), (3, 2)), tensors["matrix"][2:5, 1:3])
-    assert torch.equal(reader.block("parameter", (0,), (3,)), tensors["parameter"])
+    assert equal(reader.block("matrix", (2, 1), (3, 2)), tensors["matrix"][2:5, 1:3])
+    assert equal(reader.block("parameter", (0,), (3,)), tensors["parameter"])
     with pytest.raises(CheckpointError, match="transposed cannot be read"):
         reader.block("transposed", (0, 0), (4, 6))
 
@@ -173,7 +183,7 @@ def test_nor_that_of_a_chunk(tmp_path):
     reader = TorchDistReader(tmp_path)
     (chunk,) = reader.tensors["vector"].chunks
     whole = type(chunk)(chunk.offsets, chunk.shape, chunk.file, 0, file.stat().st_size)
-    reader.tensors["vector"] = type(reader.tensors["vector"])(torch.float32, (3,), (whole,))
+    reader.tensors["vector"] = type(reader.tensors["vector"])("float32", (3,), (whole,))
     with pytest.raises(CheckpointError, match="not a tensor"):
         reader.block("vector", (0,), (3,))
     assert not (tmp_path / "harm").exists()
@@ -195,7 +205,7 @@ def test_a_rank_reads_only_its_own_rows(tmp_path, monkeypatch, tensor, pipeline)
         return preadv(file, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", count)
-    source = SafetensorsFolder(tmp_path, shape)
+    source = FolderTensors(SafetensorsFolder(tmp_path, shape))
     stage = [m for m in mappings(shape) if re.match(rf"decoder\.layers\.[0-{4 // pipeline - 1}]\.|embedding", m.megatron)]
     for mapping in stage:
         counted.clear()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from megatron_lmt.conversion.hf_to_mcore import import_from_hf
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.mcore_to_mcore import reshard
@@ -51,7 +49,7 @@ def main() -> None:
         hf_config=arguments.hf_config,
         tensor_parallel=arguments.target_tensor_parallel_size,
         no_save_optim=arguments.no_save_optim,
-        verify=getattr(torch, arguments.verify_dtype) if arguments.verify else None,
+        verify=arguments.verify_dtype if arguments.verify else None,
     )
     CONVERSIONS[conversion](arguments.load_dir, arguments.save_dir, options)
     print(f"wrote {arguments.save_dir}")

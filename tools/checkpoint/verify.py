@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.verify import prove
 from megatron_lmt.errors import run_command
@@ -20,7 +18,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute logits in")
     arguments = parser.parse_args()
     checkpoint = find_mcore_source(arguments.mcore_dir, arguments.hf_config)
-    print("\n".join(prove(arguments.hf_dir, checkpoint.folder, checkpoint.shape, getattr(torch, arguments.dtype))))
+    print("\n".join(prove(arguments.hf_dir, checkpoint.folder, checkpoint.shape, arguments.dtype)))
 
 
 if __name__ == "__main__":

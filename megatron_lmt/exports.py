@@ -116,7 +116,7 @@ def main() -> None:
     arguments = parser.parse_args()
     end_with_parent(arguments.parent)
     os.nice(10)
-    export_to_hf(arguments.checkpoint, arguments.target, Options())
+    export_to_hf(arguments.checkpoint, arguments.target, Options(check_hashes=True))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
     """
     check_target(target, source, options.overwrite)
     shape = read_shape(source)
-    tensors = SafetensorsFolder(source, shape)
+    tensors = SafetensorsFolder(source, shape, read_once=True)
     tensors.check_tied_copy()
     check_tokenizer(source, shape)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape

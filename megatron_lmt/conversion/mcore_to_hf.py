@@ -14,6 +14,7 @@ from megatron_lmt.conversion.new_folder import check_target, new_folder
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import Piece, model_pieces
 from megatron_lmt.conversion.safetensors_writer import ShardPlan, ShardWriter, create_shards, plan_shards
+from megatron_lmt.conversion.source_check import hashing
 from megatron_lmt.conversion.workers import share
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.model.bits import BITS, is_finite
@@ -40,7 +41,11 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
     plan = plan_shards(hf_tensor_shapes(untied), model.dtype, options.max_shard_bytes)
     tasks = _tasks(list(model_pieces(untied, BITS[model.dtype].itemsize)), BITS[model.dtype].itemsize)
-    with new_folder(target, plan.num_bytes) as folder, progress(plan.num_bytes, "exporting", delay=5) as bar:
+    with (
+        new_folder(target, plan.num_bytes) as folder,
+        hashing(checkpoint, options.check_hashes) as check_source,
+        progress(plan.num_bytes, "exporting", delay=5) as bar,
+    ):
         create_shards(folder, plan)
         not_finite = {}
         fill = partial(_fill, model, folder, plan)
@@ -50,6 +55,7 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
         if not_finite and not options.allow_nan:
             problem = f"{checkpoint.folder}: NaN or infinity in {{}}; --allow-nan converts it"
             raise CheckpointError([problem.format(name) for name in not_finite])
+        check_source()
         write_hf_files(checkpoint.hf_files, folder, untied, model.dtype)
         write_generation_config(folder, untied)
         proof = _proof(folder, checkpoint, options)

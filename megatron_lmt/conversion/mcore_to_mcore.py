@@ -20,6 +20,7 @@ from megatron_lmt.conversion.new_folder import check_target
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.pieces import PIECE_BYTES
 from megatron_lmt.conversion.same_tensors import check_same_tensors
+from megatron_lmt.conversion.source_check import hashing
 from megatron_lmt.conversion.torch_dist_reader import StoredTensor, TorchDistReader
 from megatron_lmt.conversion.torch_dist_writer import NewChunk
 from megatron_lmt.errors import ConfigError
@@ -60,7 +61,11 @@ def reshard(source: Path, target: Path, options: Options) -> None:
     reader = TorchDistReader(checkpoint.folder)
     keeps_optimizer = not options.no_save_optim and checkpoint.run_state is not None
     parts = list(_parts(reader, shape, options.tensor_parallel, keeps_optimizer))
-    with new_checkpoint(target, parts, partial(_read, reader), run_state, options) as folder:
+    with (
+        hashing(checkpoint, options.check_hashes) as check_source,
+        new_checkpoint(target, parts, partial(_read, reader), run_state, options) as folder,
+    ):
+        check_source()
         if keeps_optimizer:
             (folder / COMMON).write_bytes((checkpoint.folder / COMMON).read_bytes())
         write_hf_files(checkpoint.hf_files, folder / HF_FOLDER, shape, model.dtype)

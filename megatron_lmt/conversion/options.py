@@ -18,6 +18,7 @@ class Options:
         hf_config: Hugging Face folder with config.json and tokenizer, for a plain Megatron-LM checkpoint.
         tensor_parallel: size that a checkpoint is cut for; any other can load it all the same.
         no_save_optim: leave the optimizer state out.
+        check_hashes: compare the source checkpoint's files with the hashes in its manifest, which reads all of them.
         verify: compare hashes and, computed in this dtype, logits before the target gets its name; None: do not.
     """
 
@@ -29,4 +30,5 @@ class Options:
     hf_config: Path | None = None
     tensor_parallel: int = 1
     no_save_optim: bool = False
+    check_hashes: bool = False
     verify: str | None = None

@@ -19,7 +19,7 @@ import numpy as np
 
 from megatron_lmt.conversion.safe_pickle import Record, read_metadata, read_saved_tensor
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.bits import BITS, read_into
+from megatron_lmt.model.bits import BITS, read_once_into
 
 LAYER_PREFIX = "decoder.layers."
 
@@ -109,7 +109,7 @@ class TorchDistReader:
             skipped = skipped * size + index.start
         try:
             place = self._data_offset(chunk, dtype) + skipped * math.prod(later) * target.itemsize
-            read_into(read, self._file(chunk.file), place)
+            read_once_into(read, self._file(chunk.file), place)
         except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
             path = self.folder / chunk.file
             raise CheckpointError(f"{path}: {name} cannot be read from byte {chunk.start} on ({error})") from None

@@ -48,6 +48,15 @@ def read_into(bits: np.ndarray, file: int, offset: int) -> None:
         done += count
 
 
+def read_once_into(bits: np.ndarray, file: int, offset: int) -> None:
+    """As `read_into`; what was read does not stay in the page cache.
+
+    A model that is read once would fill it. Memory that is free again at once takes half the time of memory that is not yet.
+    """
+    read_into(bits, file, offset)
+    os.posix_fadvise(file, offset, bits.nbytes, os.POSIX_FADV_DONTNEED)
+
+
 def write_from(bits: np.ndarray, file: int, offset: int) -> None:
     """Write a contiguous array to byte `offset` of a file descriptor."""
     view, done = as_bytes(bits), 0

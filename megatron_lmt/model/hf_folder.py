@@ -30,14 +30,16 @@ def is_hf_folder(path: Path) -> bool:
 class SafetensorsFolder:
     """The tensors of a Hugging Face folder, one file or several.
 
+    Args:
+        read_once: as for `SafetensorsFile`.
     Raises:
         CheckpointError: no weights there, a file missing or cut off, or tensors missing, unexpected, of another shape
             than config.json says or of different dtypes (all of them are listed).
     """
 
-    def __init__(self, folder: Path, shape: ModelShape):
+    def __init__(self, folder: Path, shape: ModelShape, read_once: bool = False):
         self.folder = folder
-        self._file_of = _open_files(folder)
+        self._file_of = _open_files(folder, read_once)
         self._check(shape)
         self._is_tied = shape.tie_word_embeddings
 
@@ -113,12 +115,12 @@ class SafetensorsFolder:
             )
 
 
-def _open_files(folder: Path) -> dict[str, SafetensorsFile]:
+def _open_files(folder: Path, read_once: bool) -> dict[str, SafetensorsFile]:
     """The file of each tensor."""
     if not is_hf_folder(folder):
         raise CheckpointError(f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; no Hugging Face weights")
     if not (folder / INDEX_FILE).is_file():
-        file = SafetensorsFile(folder / SINGLE_FILE)
+        file = SafetensorsFile(folder / SINGLE_FILE, read_once)
         return dict.fromkeys(file.tensors, file)
     index = folder / INDEX_FILE
     try:
@@ -126,7 +128,7 @@ def _open_files(folder: Path) -> dict[str, SafetensorsFile]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index}: no index of safetensors files ({error!r})") from None
     problems = Problems()
-    opened = {name: problems.of(_open_shard, folder / name) for name in sorted(set(weight_map.values()))}
+    opened = {name: problems.of(_open_shard, folder / name, read_once) for name in sorted(set(weight_map.values()))}
     files = {name: file for name, file in opened.items() if file}
     for name, file in files.items():
         named = {tensor for tensor, place in weight_map.items() if place == name}
@@ -139,10 +141,10 @@ def _open_files(folder: Path) -> dict[str, SafetensorsFile]:
     return {tensor: files[name] for tensor, name in weight_map.items()}
 
 
-def _open_shard(path: Path) -> SafetensorsFile:
+def _open_shard(path: Path, read_once: bool) -> SafetensorsFile:
     if not path.is_file():
         raise CheckpointError(f"{path}: named in {INDEX_FILE}, but not there")
-    return SafetensorsFile(path)
+    return SafetensorsFile(path, read_once)
 
 
 def copy_companions(source: Path, target: Path) -> None:

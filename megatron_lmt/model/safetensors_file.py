@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_lmt.errors import CheckpointError
-from megatron_lmt.model.bits import BITS, read_into
+from megatron_lmt.model.bits import BITS, read_into, read_once_into
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 """The dtypes that survive a round trip: safetensors' names and torch's."""
@@ -38,17 +38,20 @@ class StoredTensor:
 class SafetensorsFile:
     """Reads rows and columns of the tensors of one file, as bits. Threads may share it, and processes copies.
 
+    Args:
+        read_once: what was read need not stay in the page cache; nobody else will read it soon.
     Raises:
         CheckpointError: not a safetensors file, or cut off.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, read_once: bool = False):
         self.path = path
+        self._read = read_once_into if read_once else read_into
         self.tensors = read_header(path)
         self._file = os.open(path, os.O_RDONLY)
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "tensors": self.tensors}
+        return {"path": self.path, "tensors": self.tensors, "_read": self._read}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -63,7 +66,7 @@ class SafetensorsFile:
         tensor = np.empty((stop - start, *stored.shape[1:]), BITS[DTYPES[stored.dtype]])
         row_bytes = math.prod(stored.shape[1:]) * tensor.itemsize
         try:
-            read_into(tensor, self._file, stored.offset + start * row_bytes)
+            self._read(tensor, self._file, stored.offset + start * row_bytes)
         except (OSError, EOFError) as error:
             raise CheckpointError(f"{self.path}: {name} cannot be read ({error})") from None
         return tensor

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from megatron_lmt.conversion import new_folder
 from megatron_lmt.conversion.hf_to_mcore import import_from_hf
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
+from megatron_lmt.conversion.mcore_to_mcore import reshard
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.safetensors_writer import ShardWriter
 from megatron_lmt.errors import UserError
@@ -139,6 +140,17 @@ def test_checkpoints_that_are_not_whole(mcore, tmp_path):
     data = mcore / "__0_0.distcp"
     data.write_bytes(data.read_bytes()[:-1])
     assert "__0_0.distcp" in refused(export_to_hf, mcore, tmp_path / "target")
+
+
+@pytest.mark.parametrize("convert", [export_to_hf, reshard])
+def test_a_byte_that_flipped_since_the_checkpoint_was_written(mcore, tmp_path, convert):
+    """Of the numbers, so that nothing but the hash can tell."""
+    data = bytearray((mcore / "__0_0.distcp").read_bytes())
+    data[len(data) // 2] ^= 1
+    (mcore / "__0_0.distcp").write_bytes(data)
+    problems = refused(convert, mcore, tmp_path / "target", Options(check_hashes=True))
+    assert "__0_0.distcp: its sha256 is" in problems and "damaged since" in problems
+    convert(mcore, tmp_path / "target", Options())
 
 
 def test_a_checkpoint_of_another_shape(mcore, tmp_path):

@@ -18,6 +18,7 @@ ONLY_FOR = {
     "max_shard_size": (5, [("mcore", "hf")]),
     "target_tensor_parallel_size": (1, [("mcore", "mcore")]),
     "no_save_optim": (False, [("mcore", "mcore")]),
+    "check_hashes": (False, [("mcore", "hf"), ("mcore", "mcore")]),
 }
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--hf-config", type=Path, help="for plain Megatron-LM: folder of config.json and tokenizer")
     parser.add_argument("--target-tensor-parallel-size", type=int, default=1, help="that a checkpoint is cut and padded for")
     parser.add_argument("--no-save-optim", action="store_true", help="leave the optimizer state out")
+    parser.add_argument("--check-hashes", action="store_true", help="compare all files of the checkpoint with its manifest")
     parser.add_argument("--verify", action="store_true", help="prove it by hashes and by logits before --save-dir is there")
     parser.add_argument("--verify-dtype", choices=("float32", "bfloat16"), default="float32", help="to compute logits in")
     arguments = parser.parse_args()
@@ -49,6 +51,7 @@ def main() -> None:
         hf_config=arguments.hf_config,
         tensor_parallel=arguments.target_tensor_parallel_size,
         no_save_optim=arguments.no_save_optim,
+        check_hashes=arguments.check_hashes or arguments.verify,
         verify=arguments.verify_dtype if arguments.verify else None,
     )
     CONVERSIONS[conversion](arguments.load_dir, arguments.save_dir, options)

@@ -10,39 +10,56 @@ from megatron_lmt.conversion.hf_to_mcore import import_from_hf
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.mcore_to_mcore import reshard
 from megatron_lmt.conversion.options import Options
+from megatron_lmt.runtime.checkpoint_folder import find_checkpoint
 from tests.conftest import TINY_MODEL, make_run
+from tests.end_to_end.laid_out import ParallelLayout, lay_out, saved_blocks
 from tests.end_to_end.processes import curve, train
 from tests.end_to_end.trained import (
     assert_equal,
+    is_vocabulary,
     tensors_of_checkpoint,
     tensors_of_hf,
     weights_of_checkpoint,
+    without_padding,
 )
 
-TP, PP = "parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size"
-VIRTUAL = "parallel.virtual_pipeline_model_parallel_size"
+TP = "parallel.tensor_model_parallel_size"
 CASES = {
     # processes, tied, bf16, layout; what the layout leaves is data-parallel
-    "dp2": (2, True, False, {}),
-    "tp2-pp2": (4, True, True, {TP: 2, PP: 2}),
-    "tp4": (4, False, False, {TP: 4}),
-    "pp4": (4, False, True, {PP: 4}),
-    "pp2-virtual": (2, True, False, {PP: 2, VIRTUAL: 2}),
-    "tp2-pp2-virtual": (4, False, True, {TP: 2, PP: 2, VIRTUAL: 2}),
+    "dp2": (2, True, False, ParallelLayout()),
+    "tp2-pp2": (4, True, True, ParallelLayout(2, 2)),
+    "tp4": (4, False, False, ParallelLayout(4)),
+    "pp4": (4, False, True, ParallelLayout(1, 4)),
+    "pp2-virtual": (2, True, False, ParallelLayout(1, 2, 2)),
+    "tp2-pp2-virtual": (4, False, True, ParallelLayout(2, 2, 2)),
 }
-MODEL = {**TINY_MODEL, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+EACH_MODEL = ("dp2", "tp2-pp2", "tp4", "pp4")
+"""Tied and untied, in float32 and bfloat16."""
+LAYOUTS = [
+    ParallelLayout(tensor, pipeline, virtual)
+    for tensor in (1, 2, 4)
+    for pipeline, virtual in ((1, 1), (2, 1), (2, 2), (4, 1), (4, 2))
+]
+VOCABULARIES = (704, 702, 701)
+"""Is not padded, is padded for four tensor-parallel ranks, and for two as well."""
+MODEL = {**TINY_MODEL, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8, "num_hidden_layers": 8}
 
 
 @pytest.fixture(scope="module", params=CASES)
 def trained(request, tmp_path_factory, quickstart_tokenizer, tiny_tokens):
-    """A run directory after two steps, its model's config.json, and how it was trained."""
+    """A folder with a run directory after two steps, and its model's config.json."""
     processes, tied, bf16, layout = CASES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     run_file = make_run(folder, quickstart_tokenizer, tiny_tokens)
     (folder / "config.json").write_text(json.dumps({**MODEL, "tie_word_embeddings": tied}))
-    layout = [f"{key}={size}" for key, size in layout.items()]
-    train(run_file, processes, "train.train_iters=2", f"train.bf16={str(bf16).lower()}", *layout)
+    train(run_file, processes, "train.train_iters=2", f"train.bf16={str(bf16).lower()}", *layout.overrides())
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(trained):
+    """Its tensors, optimizer state included, without the rows that pad the vocabulary."""
+    return without_padding(tensors_of_checkpoint(trained / "run"), MODEL["vocab_size"])
 
 
 def test_out_and_in_again(trained, tmp_path):
@@ -72,11 +89,45 @@ def test_cut_anew(trained, tmp_path, target):
     assert any(name.startswith("optimizer.state.exp_avg_sq") for name in after)
     padded = -(-MODEL["vocab_size"] // target) * target
     for tensors in (before, after):
-        for name in [name for name in tensors if name.endswith(("word_embeddings.weight", "output_layer.weight"))]:
+        for name in filter(is_vocabulary, tensors):
             assert tensors is before or len(tensors[name]) == padded
             assert not tensors[name][MODEL["vocab_size"] :].any() or "exp_avg" in name
-            tensors[name] = tensors[name][: MODEL["vocab_size"]]
-    assert_equal(after, before)
+    assert_equal(without_padding(after, MODEL["vocab_size"]), without_padding(before, MODEL["vocab_size"]))
+
+
+@pytest.mark.parametrize("vocab_size", VOCABULARIES)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("trained", EACH_MODEL, indirect=True)
+def test_every_layout(trained, whole, tmp_path, layout, vocab_size):
+    """The trained tensors as the layout's processes save them: out, in again, and cut for one rank; bit-equal.
+
+    A larger vocabulary than the trained one repeats its first rows.
+    """
+    config = {**json.loads((trained / "config.json").read_text()), "vocab_size": vocab_size}
+    before = {n: torch.cat([t, t[: vocab_size - len(t)]]) if is_vocabulary(n) else t for n, t in whole.items()}
+    lay_out(before, find_checkpoint(trained / "run"), tmp_path / "source", layout, config)
+    export_to_hf(tmp_path / "source", tmp_path / "hf", Options(check_hashes=True))
+    assert len(tensors_of_hf(tmp_path / "hf")["model.embed_tokens.weight"]) == vocab_size
+    import_from_hf(tmp_path / "hf", tmp_path / "mcore", Options())
+    weights = {name: tensor for name, tensor in before.items() if not name.startswith("optimizer.")}
+    assert_equal(tensors_of_checkpoint(tmp_path / "mcore"), weights)
+    reshard(tmp_path / "source", tmp_path / "cut", Options())
+    assert_equal(tensors_of_checkpoint(tmp_path / "cut"), before)
+
+
+def test_layouts_are_laid_out_as_many_processes_save_them(trained, request, tmp_path):
+    processes, *_, layout = CASES[request.node.callspec.params["trained"]]
+    source = find_checkpoint(trained / "run")
+    lay_out(
+        without_padding(tensors_of_checkpoint(source), MODEL["vocab_size"]),
+        source,
+        tmp_path / "laid_out",
+        layout,
+        json.loads((trained / "config.json").read_text()),
+    )
+    is_parallel_in_data = processes > layout.tensor * layout.pipeline  # ranks then share what they write
+    ours, theirs = (saved_blocks(folder, with_ranks=not is_parallel_in_data) for folder in (tmp_path / "laid_out", source))
+    assert ours == theirs
 
 
 def test_a_checkpoint_that_was_cut_anew_goes_on_as_the_old_one(tiny_run, tmp_path):

@@ -27,7 +27,16 @@ def tensors_of_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 def weights_of_checkpoint(path: Path, vocab_size: int) -> dict[str, torch.Tensor]:
     """Its weights, without optimizer state and without the rows that pad the vocabulary."""
     weights = {name: t for name, t in tensors_of_checkpoint(path).items() if not name.startswith("optimizer.")}
-    return {name: t[:vocab_size] if name.startswith(("embedding", "output_layer")) else t for name, t in weights.items()}
+    return without_padding(weights, vocab_size)
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a tensor has a row for each token: a weight, or its optimizer state."""
+    return name.endswith(("word_embeddings.weight", "output_layer.weight"))
+
+
+def without_padding(tensors: dict[str, torch.Tensor], vocab_size: int) -> dict[str, torch.Tensor]:
+    return {name: tensor[:vocab_size] if is_vocabulary(name) else tensor for name, tensor in tensors.items()}
 
 
 def tensors_of_hf(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from megatron_lmt.conversion.named_pickle import Call, Name, Persistent, dumps
@@ -30,6 +31,7 @@ _END = struct.Struct("<4s4H2LH")
 """Signature, disk twice, number of records twice, size and place of the directory, length of a comment."""
 
 
+@lru_cache(maxsize=256)  # layers have the same shapes
 def tensor_archive(dtype: str, shape: tuple[int, ...], itemsize: int) -> tuple[bytes, bytes]:
     """What comes before and after a tensor's bytes.
 

@@ -29,6 +29,9 @@ from megatron_lmt.runtime.checkpoint_folder import refuse_if
 from megatron_lmt.runtime.checkpoint_manifest import hash_problems, read_manifest, tensor_files
 from megatron_lmt.runtime.plain_loading import without_executing_pickles
 
+EXTRA_STATE = "_extra_state"
+"""What Transformer Engine's layers keep beside their weights, for FP8, and torch's layers never write. They do without."""
+
 OPTIMIZER_FORMAT = {
     "distrib_optim_sharding_type": "fully_reshardable",
     "chained_optim_avoid_prefix": True,
@@ -46,7 +49,9 @@ def load_checkpoint(folder: Path, model: GPTModel, optimizer: MegatronOptimizer 
     """
     refuse_if(damaged_tensor_files(folder), folder)
     state = load_tensors(folder, sharded_state(model, optimizer, is_loading=True))
-    model.load_state_dict(state["model"])
+    found = model.load_state_dict(state["model"], strict=False)
+    if gaps := [key for key in found.missing_keys if not key.endswith(EXTRA_STATE)] + found.unexpected_keys:
+        raise CheckpointError([f"{folder}: {key} is in the model or in the checkpoint, but not in both" for key in gaps])
     if optimizer is not None:
         optimizer.load_state_dict(state["optimizer"])
 
@@ -76,8 +81,7 @@ def load_tensors(folder: Path, wanted: dict) -> dict:
             state, _, unexpected = dist_checkpointing.load(wanted, str(folder), strategy, strict="return_all")
     except CheckpointException as error:
         raise CheckpointError(f"{folder} could not be loaded: {reasons(error)}") from None
-    # Transformer Engine's norms own empty extra states that torch's layers never write
-    missing = sorted(key for key in unexpected if not key.endswith("_extra_state"))
+    missing = sorted(key for key in unexpected if not key.endswith(EXTRA_STATE))
     if missing:
         raise CheckpointError([f"{folder}: {key} is not in this checkpoint" for key in missing])
     return state

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.convert import SIZES, forget_cached, write_model
-from benchmarks.mixture import machine
+from benchmarks.machine import machine
 from megatron_lmt.errors import run_command
 from megatron_lmt.model.hf_folder import SafetensorsFolder
 from megatron_lmt.model.hf_io import FolderTensors
@@ -35,13 +35,13 @@ def main() -> None:
         num_bytes = write_model(model, arguments.size)
         forget_cached(model)
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
-        before, read_before = _status("VmRSS"), _bytes_read()
+        before, read_before = _status("VmRSS"), _bytes_from_disk()
         began = time.perf_counter()
         slices = _read(model, arguments.tensor, arguments.pipeline)
-        seconds = time.perf_counter() - began
+        seconds, from_disk = time.perf_counter() - began, _bytes_from_disk() - read_before
     print(
         f"{arguments.size}, TP{arguments.tensor} PP{arguments.pipeline}, first rank: {slices / 1e9:.2f} GB of "
-        f"{num_bytes / 1e9:.2f} GB are its own; it read {(_bytes_read() - read_before) / 1e9:.2f} GB in {seconds:.2f} s, "
+        f"{num_bytes / 1e9:.2f} GB are its own; {from_disk / 1e9:.2f} GB came from the disk in {seconds:.2f} s, "
         f"with at most {max(_status('VmHWM') - before, 0) / 1024:.0f} MB of memory. {machine()}"
     )
 
@@ -65,9 +65,10 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def _bytes_read() -> int:
+def _bytes_from_disk() -> int:
+    """With what the kernel reads ahead."""
     lines = Path("/proc/self/io").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("rchar"))
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
 if __name__ == "__main__":

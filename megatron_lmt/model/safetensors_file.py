@@ -1,7 +1,7 @@
 """One safetensors file: eight bytes with the length of a JSON header, the header, the tensors' bytes.
 
-The file is checked when it is opened, and tensors are read a range of rows at a time. The `safetensors` package maps the
-whole file into memory, which a conversion in bounded memory cannot use (see `bits.py`).
+The file is checked when it is opened, and tensors are read a range of rows or columns at a time. The `safetensors` package
+maps the whole file into memory, which a conversion in bounded memory cannot use (see `bits.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megatron_lmt.model.bits import BITS, read_into, read_once_into
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 """The dtypes that survive a round trip: safetensors' names and torch's."""
 
-READ_BYTES = 64 * 1024 * 1024
+MAPPED_BYTES = 64 * 1024 * 1024
 LONGEST_HEADER = 100_000_000
 """As in the safetensors package."""
 
@@ -72,16 +72,21 @@ class SafetensorsFile:
         return tensor
 
     def columns(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Columns of a matrix; whole rows are read, a block at a time."""
+        """Columns of a matrix, copied out of a memory map of a block of rows at a time.
+
+        A map takes only the pages that hold them, and is faster than a read for each row or than reading whole rows.
+        """
         stored = self.tensors[name]
         num_rows, num_columns = stored.shape
         if (start, stop) == (0, num_columns):
             return self.rows(name, 0, num_rows)
         tensor = np.empty((num_rows, stop - start), BITS[DTYPES[stored.dtype]])
-        step = max(1, READ_BYTES * num_rows // max(stored.size, 1))
+        row_bytes = num_columns * tensor.itemsize
+        step = max(1, MAPPED_BYTES // row_bytes)
         for first in range(0, num_rows, step):
-            last = min(first + step, num_rows)
-            tensor[first:last] = self.rows(name, first, last)[:, start:stop]
+            block = tensor[first : first + step]
+            place, shape = stored.offset + first * row_bytes, (len(block), num_columns)
+            block[...] = np.memmap(self.path, tensor.dtype, "r", place, shape)[:, start:stop]
         return tensor
 
 

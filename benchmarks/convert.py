@@ -162,7 +162,7 @@ def forget_cached(folder: Path) -> None:
 def _table(results: dict, arguments: argparse.Namespace) -> list[str]:
     """Markdown, so that it can be copied into docs/benchmarks.md."""
     lines = [
-        f"{arguments.workers} worker(s), median of {arguments.repeats}. {machine('megatron-core', 'torch', 'numpy')}",
+        f"{arguments.workers} worker(s), median of {arguments.repeats}. {machine('numpy')}",
         "",
         "| | GB | seconds | CPU seconds | times a copy | without the start | peak, MB |",
         "|---" * 7 + "|",

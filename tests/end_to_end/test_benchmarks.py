@@ -89,5 +89,5 @@ def test_the_conversion_benchmark_measures_both_directions(tmp_path, monkeypatch
     output = run([sys.executable, "-m", "benchmarks.convert", "--sizes", "tiny", "--repeats", "1", *where])
     medians = json.loads((tmp_path / "result.json").read_text())["tiny"]["medians"]
     assert list(medians) == ["start of the converter", "copy", "hf → mcore", "mcore → hf"]
-    assert "| tiny, mcore → hf | 0.00 | " in output and medians["mcore → hf"]["peak_mb"] > 50
+    assert "| tiny, mcore → hf | 0.00 | " in output and medians["mcore → hf"]["peak_mb"] > 20
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

@@ -12,7 +12,9 @@ import math
 import os
 import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,20 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     chunks: tuple[Chunk, ...]
+
+    @cached_property
+    def _by_start(self) -> dict[int, list[Chunk]]:
+        """By the first index they begin at: mostly their layer, of the thousands of chunks that a large model has."""
+        groups: dict[int, list[Chunk]] = {}
+        for chunk in self.chunks:
+            groups.setdefault(chunk.offsets[0], []).append(chunk)
+        return groups
+
+    def chunks_between(self, start: int, stop: int) -> Iterator[Chunk]:
+        """Those that have any of the first indices [start, stop)."""
+        for first, chunks in self._by_start.items():
+            if first < stop:
+                yield from (chunk for chunk in chunks if first + chunk.shape[0] > start)
 
 
 class TorchDistReader:
@@ -86,7 +102,7 @@ class TorchDistReader:
         if stored.dtype not in BITS:
             raise CheckpointError(f"{self.folder}: {name} is {stored.dtype}; only {' and '.join(BITS)} can be read")
         block, filled = np.empty(shape, BITS[stored.dtype]), 0
-        for chunk in stored.chunks:
+        for chunk in stored.chunks_between(offsets[0], offsets[0] + shape[0]):
             begin = tuple(map(max, offsets, chunk.offsets))
             end = tuple(min(o + n, p + m) for o, n, p, m in zip(offsets, shape, chunk.offsets, chunk.shape, strict=True))
             if all(b < e for b, e in zip(begin, end, strict=True)):

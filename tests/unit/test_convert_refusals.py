@@ -1,7 +1,9 @@
 """Bad input of the converter: an error that names it, exit code 2, and nothing at the target, or what was there before."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.mcore_to_mcore import reshard
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.conversion.safetensors_writer import ShardWriter
+from megatron_lmt.conversion.workers import share
 from megatron_lmt.errors import UserError
 from megatron_lmt.model.hf_mapping import hf_tensor_shapes
 from megatron_lmt.model.shape import read_shape
@@ -151,6 +154,23 @@ def test_a_byte_that_flipped_since_the_checkpoint_was_written(mcore, tmp_path, c
     problems = refused(convert, mcore, tmp_path / "target", Options(check_hashes=True))
     assert "__0_0.distcp: its sha256 is" in problems and "damaged since" in problems
     convert(mcore, tmp_path / "target", Options())
+
+
+def die(_task):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies():
+    with pytest.raises(UserError, match="a process died .out of memory.*: use fewer --workers"):
+        list(share(die, [1, 2, 3], 2))
+
+
+def test_several_workers_write_what_one_writes(hf, mcore, tmp_path):
+    import_from_hf(hf, tmp_path / "by_two", Options(workers=2))
+    for checkpoint in (mcore, tmp_path / "by_two"):
+        export_to_hf(checkpoint, tmp_path / f"of_{checkpoint.name}", Options(workers=2))
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("of_mcore", "of_by_two"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_checkpoint_of_another_shape(mcore, tmp_path):

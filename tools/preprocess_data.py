@@ -20,7 +20,7 @@ from pathlib import Path
 from megatron_lmt.errors import ConfigError, run_command
 from megatron_lmt.languages import check_languages, split_direction
 from megatron_lmt.preprocessing.engines import AUTO, ENGINES
-from megatron_lmt.preprocessing.inputs import Input, as_input, expand, paired, sources_in, unread_files
+from megatron_lmt.preprocessing.inputs import Input, as_input, expand, kind_of, paired, sources_in, unread_files
 from megatron_lmt.preprocessing.pairs import STYLES, Pairing
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.quarantine import counted
@@ -109,7 +109,7 @@ def main() -> None:
     began = time.perf_counter()
     options = (arguments.workers, max_bad_lines, arguments.resume, arguments.tokenizer_engine)
     jobs = _jobs(arguments)
-    _name_unread([path for path in (arguments.input_dir, *(arguments.input or [])) if path and path.is_dir()])
+    _name_unread([arguments.input_dir] if arguments.input_dir else arguments.input or [])
     if not jobs:
         print(f"0 sources: there are fewer of them than parts, and none is for --part {arguments.part}")
         return
@@ -151,10 +151,10 @@ def _jobs(arguments: argparse.Namespace) -> dict[Path, list[Path | Input]]:
     )
 
 
-def _name_unread(folders: list[Path]) -> None:
-    for folder in folders:
+def _name_unread(inputs: list[Path]) -> None:
+    for folder in [path for path in inputs if path.is_dir() and kind_of(path) is None]:
         if unread := unread_files(folder):
-            names = ", ".join(path.name for path in unread[:10]) + (", …" if len(unread) > 10 else "")
+            names = ", ".join(str(path.relative_to(folder)) for path in unread[:10]) + (", …" if len(unread) > 10 else "")
             print(f"{folder}: of a kind that is not known, and not read: {names}", file=sys.stderr)
 
 

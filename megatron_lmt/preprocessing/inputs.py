@@ -169,8 +169,10 @@ def _is_unicode(name: str) -> bool:
 
 
 def unread_files(folder: Path) -> list[Path]:
-    """Files in a folder, not those in folders in it, that are no inputs: of a kind that is not known."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and kind_of(path) is None)
+    """Files in a folder, and in folders in it, of a kind that is not known; not those that `datasets` saved."""
+    unknown = [path for path in sorted(folder.iterdir()) if kind_of(path) is None]
+    inside = [file for path in unknown if path.is_dir() and not path.is_symlink() for file in unread_files(path)]
+    return [path for path in unknown if path.is_file()] + inside
 
 
 def files_of(path: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 
 from megatron_lmt.corpus.cpt import build_cpt_corpus
 from megatron_lmt.data.indexed import read_manifest
@@ -136,14 +137,20 @@ def test_files_of_other_kinds_are_named(tmp_path, tiny_tokenizer):
     (tmp_path / "text").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "text" / name).write_text("Wasser und Brot\n" * 50)
-    for name in ("c.csv", "d.jsonl.bz2"):
+    (tmp_path / "text/more").mkdir()
+    for name in ("c.csv", "more/d.jsonl.bz2"):
         (tmp_path / "text" / name).write_text("Wasser")
+    Dataset.from_dict({"text": ["Wasser"]}).save_to_disk(tmp_path / "saved")
     tokenizer = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tiny_tokenizer), "--append-eod"]
     command = [sys.executable, str(REPOSITORY / "tools/preprocess_data.py"), *tokenizer]
     for given in (["--input-dir", "text", "--output-dir", "o"], ["--input", "text", "--output-prefix", "p"]):
         done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "text: of a kind that is not known, and not read: c.csv, d.jsonl.bz2" in done.stderr
+        assert "text: of a kind that is not known, and not read: c.csv, more/d.jsonl.bz2" in done.stderr
+    done = subprocess.run(
+        [*command, "--input", "saved", "--output-prefix", "s"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "not read" not in done.stderr
     assert read_manifest(tmp_path / "p_text_document")["documents"] == 100
 
 

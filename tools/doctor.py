@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from megatron_lmt.config import load_run
-from megatron_lmt.errors import run_command
+from megatron_lmt.errors import Problems, run_command
 from megatron_lmt.preflight import check_run
 
 
@@ -21,16 +21,21 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     world_size = int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
     # the run file against its data, on this node: problems are said as the trainer would
-    ready = check_run(load_run(arguments.run_file, arguments.overrides), world_size)
+    problems, local_rank = Problems(), int(os.environ.get("LOCAL_RANK", 0))
+    run = problems.of(load_run, arguments.run_file, arguments.overrides)
+    ready = run and problems.of(check_run, run, world_size, None, local_rank)
 
     import torch.distributed as dist  # takes seconds to import
 
     from megatron_lmt.doctor.job import diagnose, meet
+    from megatron_lmt.runtime.meeting import end_all_if_any
 
     met = meet()
     if met.fix:
         print(met, flush=True)
+        problems.raise_if_any()
         return 1
+    end_all_if_any(problems.found)
     lines = diagnose(ready, met)
     dist.destroy_process_group()
     if lines:

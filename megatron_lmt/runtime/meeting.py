@@ -34,15 +34,21 @@ class Meeting:
         """All processes call it with what they found wrong. If there is anything, the first prints it and all exit."""
         store = dist.PrefixStore("meeting", self.store)
         dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.world_size, timeout=LATEST)
-        found: list[tuple[str, list[str]]] = [None] * self.world_size
-        dist.all_gather_object(found, (socket.gethostname(), problems))
-        of_all = merged(found)
-        if of_all and self.rank == 0:
-            print_problems(of_all)
-        dist.barrier()  # launchers end all processes when one ends: not before the first has printed
+        end_all_if_any(problems)
         dist.destroy_process_group()
-        if of_all:
-            sys.exit(2)
+
+
+def end_all_if_any(problems: list[str]) -> None:
+    """All processes of the open process group call it, as `Meeting.end_all_if_any`."""
+    found: list[tuple[str, list[str]]] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (socket.gethostname(), problems))
+    of_all = merged(found)
+    if of_all and dist.get_rank() == 0:
+        print_problems(of_all)
+    dist.barrier()  # launchers end all processes when one ends: not before the first has printed
+    if of_all:
+        dist.destroy_process_group()
+        sys.exit(2)
 
 
 def join() -> Meeting:

@@ -9,8 +9,8 @@ import pytest
 
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.tokenising import Recipe
-from tests.conftest import TINY_MODEL
-from tests.end_to_end.processes import environment, free_port, run, tool, train, training_command
+from tests.conftest import REPOSITORY, TINY_MODEL
+from tests.end_to_end.processes import environment, free_port, launcher, run, tool, train, training_command
 
 ALL_IS_LEARNED = {"json_keys": ("target",), "loss_keys": ("target",), "append_eod": False}
 
@@ -85,6 +85,13 @@ def test_what_only_one_process_finds_wrong_is_said_with_its_place_and_ends_all(t
     assert [process.returncode for process in processes] == [2, 2]
     assert first.startswith(f"error: rank 1 on {socket.gethostname()}: ") and "run.toml" in first
     assert second == "" and not (tiny_run.parent / "run").exists()
+
+
+def test_the_doctor_says_what_all_find_once(tiny_run):
+    command = launcher(2, str(REPOSITORY / "tools/doctor.py"), str(tiny_run), "model.hf_config=absent.json", "seed=many")
+    assert run(command, code=1).count("error: ") == 1  # of the run file itself, which cannot be checked further
+    output = run(command[:-1], code=1)
+    assert output.count("absent.json: no such file") == 1 and "MEND" not in output
 
 
 def test_fields_of_a_model_that_is_neither_qwen3_nor_llama(tiny_run):

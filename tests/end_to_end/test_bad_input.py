@@ -155,10 +155,10 @@ def test_checkpoint_of_another_model_and_folder_of_another_run(tiny_run):
     train(tiny_run, 1, "train.train_iters=2", "output_dir=first")
     before = {path: path.stat().st_mtime_ns for path in (folder / "first").rglob("*")}
 
-    change_model(folder, hidden_size=64, tie_word_embeddings=False)
+    change_model(folder, hidden_size=64, tie_word_embeddings=False, rope_theta=10000.0)
     output = refused(tiny_run, "model.pretrained_checkpoint=first")
     assert "is another model: hidden_size = 32, but 64 in model.hf_config" in output
-    assert "tie_word_embeddings = True, but False" in output
+    assert "tie_word_embeddings = True, but False" in output and "rope_theta = 1000000.0, but 10000.0" in output
 
     change_model(folder)
     output = refused(tiny_run, "output_dir=first", "data.seq_length=32", "optimizer.lr=0.5", "train.train_iters=2")
@@ -176,3 +176,11 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tiny_run):
     assert "memory of each of 2 GPUs, estimated: 4 GB (parameters 0.0" in output
     assert "mono" in output and "50.00%" in output
     assert not (tiny_run.parent / "run").exists()
+
+
+def test_a_folder_whose_run_has_no_checkpoint_yet_is_still_that_runs(tiny_run):
+    train(tiny_run, 1, "train.train_iters=2", "output_dir=first")
+    for path in (tiny_run.parent / "first/checkpoints/iter_0000002", tiny_run.parent / "first/DONE"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    output = refused(tiny_run, "train.train_iters=2", "output_dir=first", "data.mixture.mono.weight=3")
+    assert "holds another run: phases.sample 0.mono/en.weight = 0.1666" in output

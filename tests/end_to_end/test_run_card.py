@@ -81,6 +81,7 @@ def test_other_code_and_versions_are_named(done, tmp_path):
     card = read(done)
     card["starts"][-1]["versions"]["torch"] = "1.0"
     card["starts"][-1]["code"] = {"commit": "0123", "dirty": False}
+    card["starts"].insert(0, {**card["starts"][-1], "versions": {"torch": "0.9"}})  # an earlier start says nothing
     (tmp_path / "card.json").write_text(json.dumps(card))
     output = again(tmp_path / "card.json", 1, f"output_dir={tmp_path}/new", "--dry-run")
     assert "not as on the card: code.commit = 0123 before, " in output

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from megatron_lmt.config import load_run
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.loader import collate
 from megatron_lmt.data.mixture import Sample
-from megatron_lmt.data.packing import lengths_of, whole_documents
+from megatron_lmt.data.packing import PIECE, lengths_of, whole_documents
 from megatron_lmt.preflight import check_run
 from megatron_lmt.preprocessing.inputs import sources_in
 from megatron_lmt.preprocessing.preprocess import preprocess
@@ -118,6 +119,23 @@ def test_gradients_that_are_not_finite_change_no_weight(folder, trainee):
     parameters[0].main_grad.view(-1)[0] = float("nan")
     assert math.isnan(trainee.apply_gradients())
     assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 5])
+def test_the_validation_loss_counts_every_document_once(folder, trainee, micro_batch_size):
+    from megatron_lmt.step import batch_shape
+    from megatron_lmt.validate import validation_losses
+
+    reader = IndexedReader(folder / "tokens/en-zh_text_document")
+    shape = replace(batch_shape(load_run(folder / "run.toml")), micro_batch_size=micro_batch_size)
+    found = validation_losses(trainee, {"en-zh": reader}, [None], shape, None)
+    assert len(packed(reader)) % 5  # the last micro batch has room
+    total = count = 0.0
+    for number in range(reader.num_documents):
+        piece = np.array([(number, 0, len(reader.document(number)) - 1)], PIECE)
+        losses = trainee.evaluate(iter([collate([Sample(0, piece)], [reader], int(piece["stop"][0]))]), 1)
+        total, count = total + losses.sums.sum(), count + losses.counts.sum()
+    assert found["validation_loss/en-zh"] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_gradients_of_bf16_weights_are_fp32(folder, trainee):

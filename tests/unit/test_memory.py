@@ -81,6 +81,8 @@ def test_activations_by_hand(tmp_path):
     assert estimate(tmp_path, shape, context_parallel_size=2).activations == found.activations / 2
     # the first of four stages keeps a quarter of the layers for four micro batches
     assert estimate(tmp_path, shape, stage=0, pipeline_model_parallel_size=4).activations == found.activations
+    # and the last for one, without an embedding
+    assert estimate(tmp_path, shape, stage=3, pipeline_model_parallel_size=4).activations == 2 * 4096 * 9 * layer
     assert estimate(tmp_path, replace(shape, model_type="llama")).activations < found.activations
 
 

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from megatron_lmt.config import LoggingSection
-from megatron_lmt.model.shape import read_shape
 from megatron_lmt.plots import draw_run
-from megatron_lmt.runtime.metrics import METRICS, MetricsLog, SampleLosses, console_line, mean_losses, training_flops
-from tests.conftest import TINY_MODEL
+from megatron_lmt.runtime.metrics import METRICS, MetricsLog, SampleLosses, console_line, mean_losses
 
 STEP = {
     "iteration": 3,
@@ -94,16 +92,6 @@ def test_a_resumed_run_drops_the_steps_that_it_does_again_and_half_a_line(run_di
         log.close()
         steps = [json.loads(line)["iteration"] for line in (run_dir / METRICS).read_text().splitlines()]
         assert steps == list(range(1, kept + 2))
-
-
-def test_operations_of_a_step_by_hand(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({**TINY_MODEL, "vocab_size": 700}))
-    shape = read_shape(tmp_path)
-    # the matrices of 4 layers and the output layer; queries and keys of 4 and 2 heads of 24
-    matrices = 4 * (32 * 24 * (4 + 2 + 2 + 4) + 3 * 32 * 48) + 700 * 32
-    # scores and their product with the values: two operations each, on half of the n² pairs, for 4 heads; thrice in all
-    attention = 3 * 4 * 4 * (2 * 2 * 24 * (10 * 10 + 30 * 30) // 2)
-    assert training_flops(shape, 40, 10 * 10 + 30 * 30) == 6 * matrices * 40 + attention
 
 
 def test_pictures_are_drawn_with_skipped_steps_and_without_validation(run_dir):

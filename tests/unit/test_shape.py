@@ -67,6 +67,14 @@ def test_both_ways_of_writing_rope_theta_are_read(tmp_path):
     assert shape_of(tmp_path, saved).rope_theta == shape_of(tmp_path, TINY_MODEL).rope_theta == 1e6
 
 
+def test_a_head_size_that_is_not_there_is_the_one_of_transformers(tmp_path):
+    without = {key: value for key, value in QWEN3_8B.items() if key != "head_dim"}
+    config = {**without, "num_attention_heads": 16, "num_key_value_heads": 8}
+    assert shape_of(tmp_path, config).head_dim == Qwen3Config(**config).head_dim == 128
+    config = {**config, "model_type": "llama"}
+    assert shape_of(tmp_path, config).head_dim == LlamaConfig(**config).head_dim == 256
+
+
 def test_flops_of_8b_by_hand(tmp_path):
     shape = shape_of(tmp_path, QWEN3_8B)
     layer = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 12288

@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 
 import pytest
 import sentencepiece
@@ -22,6 +23,14 @@ def test_ids_equal_transformers(tiny_tokenizer):
     texts = ["The house is small.", "房子很小", HARD, "<|im_start|>user\nhi<|im_end|>"]
     assert ours.encode_batch(texts, allow_special=True) == theirs(texts, add_special_tokens=False)["input_ids"]
     assert (ours.vocab_size, ours.eod) == (len(theirs), theirs.convert_tokens_to_ids("<|endoftext|>")) == (512, 509)
+
+
+def test_a_chat_model_ends_documents_with_the_end_of_text_and_not_of_a_turn(tiny_tokenizer, tmp_path):
+    shutil.copytree(tiny_tokenizer, tmp_path / "chat")
+    file = tmp_path / "chat" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": "<|im_end|>"}))
+    tokenizer = hf(tmp_path / "chat")
+    assert tokenizer.eod == tokenizer.token_to_id("<|endoftext|>") != tokenizer.token_to_id("<|im_end|>")
 
 
 def test_text_does_not_become_a_special_token_unless_allowed(tiny_tokenizer):

@@ -35,6 +35,10 @@ def test_models_are_made_beside_the_training_and_are_the_converters(tiny_run, tm
     assert_equal(tensors_of_hf(folder / "exports" / "iter_0000008"), before)  # made from a copy of the same
     assert not list(folder.glob("exports/*.unfinished")) and not list(folder.glob("exports/.checkpoint-*"))
 
+    (folder / "DONE").unlink()
+    output = train(tiny_run, 2, *EVERY, "train.train_iters=10", "parallel.pipeline_model_parallel_size=2")
+    assert "export" not in output.split("resumed from")[1]  # all are there
+
 
 def test_exports_are_of_iterations_that_are_saved(tiny_run):
     output = run(training_command(tiny_run, 1, "checkpoint.export_every=5"), code=2)

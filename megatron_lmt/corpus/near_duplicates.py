@@ -5,7 +5,7 @@ records that share one are compared, each side for itself. Bands and signatures 
 bounded by its cache. A band leads to the first record that had it alone: so a record is compared with no more others than
 it has bands, however often a phrase comes back.
 
-Cost: 6 to 10 thousand pairs a second, 560 bytes of disk for each pair that is kept; reading it back costs more beyond the
+Cost: 5 to 9 thousand pairs a second, 550 bytes of disk for each pair that is kept; reading it back costs more beyond the
 memory that the system has left to cache the file.
 """
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, tee
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,13 @@ def batch_shape(run: RunConfig) -> BatchShape:
     )
 
 
+class Gaps(NamedTuple):
+    """Keys that are in a model or in a state and not in both, as a module's `load_state_dict` returns them."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
 class ModelChunks(list):
     """The parts of the model on a rank with virtual pipeline stages, as one for checkpoints."""
 
@@ -53,9 +61,10 @@ class ModelChunks(list):
     def sharded_state_dict(self, **options) -> dict:
         return {f"model{number}": chunk.sharded_state_dict(**options) for number, chunk in enumerate(self)}
 
-    def load_state_dict(self, state: dict) -> None:
-        for number, chunk in enumerate(self):
-            chunk.load_state_dict(state[f"model{number}"])
+    def load_state_dict(self, state: dict, strict: bool = True) -> Gaps:
+        found = [chunk.load_state_dict(state[f"model{number}"], strict) for number, chunk in enumerate(self)]
+        missing, unexpected = (list(chain.from_iterable(keys)) for keys in zip(*found, strict=True))
+        return Gaps(missing, unexpected)
 
 
 class Trainee:

@@ -142,7 +142,6 @@ def _bare(arguments: argparse.Namespace, model: Path, text: Path, engine: str) -
 def _timed(command: list[str], folder: Path = REPOSITORY) -> dict:
     paths = os.pathsep.join(filter(None, [str(folder.resolve()), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    environment["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors)

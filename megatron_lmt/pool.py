@@ -59,7 +59,7 @@ class Pool:
         for _ in range(self._number):
             questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
             answers, answer = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(questions, answer), daemon=True)
+            process = context.Process(target=_work, args=(questions, answer, self._number > 1), daemon=True)
             try:
                 process.start()
             except OSError as error:
@@ -122,9 +122,10 @@ class Pool:
         raise answer
 
 
-def _work(questions: Connection, answers: Connection) -> None:
+def _work(questions: Connection, answers: Connection, has_siblings: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    if has_siblings:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:

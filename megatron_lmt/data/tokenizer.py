@@ -99,9 +99,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self._fast.no_padding()
         self._fast.no_truncation()
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
-        return max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
+        return self._facts[1]
 
     @cached_property
     def eod(self) -> int:
@@ -133,11 +133,23 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._fast.token_to_id(token)
 
     def identity(self) -> str:
-        return f"HuggingFaceTokenizer:{self._identity}"
+        return f"HuggingFaceTokenizer:{self._facts[0]}"
 
     @cached_property
-    def _identity(self) -> str:
-        return hashlib.sha256(_canonical(read_definition(self._folder))).hexdigest()
+    def _facts(self) -> tuple[str, int]:
+        """Hash of what decides ids, and the highest id + 1."""
+        definition = read_definition(self._folder)
+        vocabulary = definition["model"]["vocab"]  # asking the library for all tokens takes four times as long
+        highest = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
+        highest = max(
+            [highest, *self._fast.get_added_tokens_decoder()]
+        )  # where these differ from the file, the library is right
+        return hashlib.sha256(_canonical(definition)).hexdigest(), highest + 1
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """Those beside the model's own, such as `<|im_end|>` and `<think>`."""
+        return [token.content for token in self._fast.get_added_tokens_decoder().values()]
 
 
 def _definition_file(folder: Path) -> Path:

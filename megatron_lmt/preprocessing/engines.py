@@ -19,7 +19,7 @@ from itertools import chain, compress
 
 import numpy as np
 
-from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.data.tokenizer import HuggingFaceTokenizer, Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.preprocessing.gigatoken_engine import Encode, Encoded, open_gigatoken
 from megatron_lmt.preprocessing.proof_texts import proof_texts
@@ -119,9 +119,9 @@ def choose_engine(asked: str, recipe: Recipe, right: Trial) -> str:
     return STANDARD if problem else GIGATOKEN
 
 
-def trial(tokenizer: Tokenizer, allow_special: bool, texts: Iterable[str]) -> Trial:
-    """What Hugging Face's library makes of `proof_texts` and of these."""
-    texts = [*proof_texts(), *texts]
+def trial(tokenizer: HuggingFaceTokenizer, allow_special: bool, texts: Iterable[str]) -> Trial:
+    """What Hugging Face's library makes of `proof_texts`, of all added tokens, and of these."""
+    texts = [*proof_texts(), *(f"a{token}b {token} {token}{token}\n" for token in tokenizer.added_tokens), *texts]
     return Trial(texts, *standard(tokenizer, allow_special)(texts))
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer
 
 from megatron_lmt.data.tokenizer import load_tokenizer
@@ -92,3 +93,11 @@ def test_what_is_no_tokenizer_is_named(tmp_path, tiny_tokenizer):
         load_tokenizer("SentencePieceTokenizer", tiny_tokenizer / "tokenizer.json")
     with pytest.raises(ConfigError, match="not written over"):
         train_tokenizer([tiny_tokenizer / "tokenizer.json"], ["text"], 300, tiny_tokenizer)
+
+
+def test_the_size_of_the_vocabulary_counts_gaps(tiny_tokenizer, tmp_path):
+    definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    definition["added_tokens"].append({**definition["added_tokens"][0], "id": 700, "content": "<far>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    theirs = FastTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert hf(tmp_path).vocab_size == max(theirs.get_vocab(with_added_tokens=True).values()) + 1

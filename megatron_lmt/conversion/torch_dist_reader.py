@@ -23,8 +23,6 @@ from megatron_lmt.conversion.safe_pickle import Record, read_metadata, read_save
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.model.bits import BITS, read_once_into
 
-LAYER_PREFIX = "decoder.layers."
-
 
 @dataclass(frozen=True)
 class Chunk:

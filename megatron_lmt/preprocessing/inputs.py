@@ -111,10 +111,21 @@ def expand(inputs: list[Path]) -> list[Path]:
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir() and not is_dataset_folder(path):
-        return sorted(file for file in path.rglob("*") if file.is_file() and _is_input(file))
+        return _inputs_in(path)
     if path.exists() or kind_of(path) == "hub" or not glob.has_magic(str(path)):
         return [path]
     return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if _is_input(Path(name)))
+
+
+def _inputs_in(folder: Path) -> list[Path]:
+    """At any depth; a folder that `datasets` saved is one, whatever files are in it."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if _is_input(path):
+            found.append(path)
+        elif path.is_dir() and not path.is_symlink():
+            found += _inputs_in(path)
+    return found
 
 
 def sources_in(input_dir: Path, output_dir: Path) -> dict[Path, list[Path]]:

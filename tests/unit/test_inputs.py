@@ -142,6 +142,9 @@ def test_folders_and_patterns(tmp_path):
     assert expand([tmp_path / "*.*"]) == [tmp_path / name for name in names[:2]]
     assert expand([tmp_path / "**/*.p*"]) == [tmp_path / "sub/c.parquet"]
     assert expand([tmp_path / "saved"]) == [tmp_path / "saved"]
+    KINDS["x"](tmp_path / "sub/deep/saved", TEXTS[:3])
+    found = ["a.txt.gz", "b.jsonl", "saved", "sub/c.parquet", "sub/deep/saved"]
+    assert expand([tmp_path]) == [tmp_path / name for name in found]  # not the files that `datasets` writes
     with pytest.raises(ConfigError) as error:
         expand([tmp_path / "*.md", tmp_path / "none*"])
     assert len(error.value.problems) == 2

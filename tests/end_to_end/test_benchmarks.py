@@ -49,7 +49,7 @@ def test_fewer_documents_than_sources_are_refused(tmp_path, monkeypatch):
 def test_the_cleaning_benchmark_measures_rules_memory_and_languages(sample_data):
     for library in ("py3langid", "rensa"):
         pytest.importorskip(library, reason="needs the extra: pip install -e '.[clean]'")
-    small = ("--data", str(sample_data), "--records", "2000", "--sentences", "20")
+    small = ("--data", str(sample_data), "--records", "2000", "--near-records", "2000", "--sentences", "20")
     output = run([sys.executable, "-m", "benchmarks.cleaning", *small])
     for said in (
         "language: ",

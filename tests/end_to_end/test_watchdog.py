@@ -26,7 +26,7 @@ with attend(Path(sys.argv[1]), 0, job, Requests()) as attendance:
     for _ in range(10):
         time.sleep(0.3)
         attendance.alive()
-    print("alive so far")
+    print("alive so far", flush=True)
     getattr(attendance, sys.argv[2])("iteration 2: the end")
     time.sleep(60)
 """

@@ -57,17 +57,21 @@ class Pool:
         # a fork starts at once, with all modules, but one of a process with threads, such as the progress bar's, may hang
         context = multiprocessing.get_context("fork" if threading.active_count() == 1 else "spawn")
         for _ in range(self._number):
-            questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
-            answers, answer = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(questions, answer, self._number > 1), daemon=True)
-            try:
-                process.start()
-            except OSError as error:
-                raise DataError(self._died) from error
-            questions.close()
-            answer.close()
-            self._processes.append(process)
-            self._free.append((ask, answers))
+            with _interrupted_afterwards():
+                self._start_one(context)
+
+    def _start_one(self, context: multiprocessing.context.BaseContext) -> None:
+        questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
+        answers, answer = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(questions, answer, self._number > 1), daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            raise DataError(self._died) from error
+        questions.close()
+        answer.close()
+        self._processes.append(process)
+        self._free.append((ask, answers))
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """
@@ -120,6 +124,22 @@ class Pool:
         if is_result:
             return answer
         raise answer
+
+
+@contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """A Ctrl-C that comes meanwhile comes at the end: in the middle of a fork, Python prints its exception and goes on."""
+    if threading.current_thread() is not threading.main_thread():  # it is raised in that one
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _work(questions: Connection, answers: Connection, has_siblings: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -109,3 +110,19 @@ def test_a_process_that_cannot_be_started_is_an_error(monkeypatch):
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", start)
     with pytest.raises(DataError, match="died"), process_pool(2, "died") as pool:
         list(pool.in_order(slow_at_first, range(3)))
+
+
+INTERRUPTED_WHILE_FORKING = """
+import os, signal
+from megatron_lmt.pool import process_pool
+os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGINT))
+with process_pool(2, "died"):
+    print("goes on")
+"""
+
+
+def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost():
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_FORKING]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGINT and not done.stdout
+    assert "ignored" not in done.stderr

@@ -87,6 +87,9 @@ def run_command(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # whoever read our output has seen enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it finds no broken pipe either
         code = 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
     except UserError as error:
         print_problems(error.problems)
         code = 2

@@ -13,6 +13,7 @@ Next on the path of a run: `loop.py`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
 from pathlib import Path
@@ -81,9 +82,14 @@ def _check_together(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin, Me
         from megatron_lmt.runtime.meeting import join  # imports torch
 
         meeting = join()
-        meeting.end_all_if_any(problems.found)
+        meeting.end_all_if_any(problems.found, _settings(checked[0]) if checked else "")
     problems.raise_if_any()
     return *checked, meeting
+
+
+def _settings(ready: ReadyRun) -> str:
+    """A hash of the run with all its keys."""
+    return hashlib.sha256(ready.run.model_dump_json().encode()).hexdigest()
 
 
 def _check(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin]:

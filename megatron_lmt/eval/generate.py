@@ -66,6 +66,8 @@ def open_generator(model: Path, engine: str = "transformers", dtype: str = "auto
     """
     if not (model / "config.json").is_file():
         raise ConfigError(f"{model}: no config.json; this is not an exported model (tools/checkpoint/convert.py makes one)")
+    if not any(model.glob("*.safetensors")):
+        raise ConfigError(f"{model}: no weights (*.safetensors); tools/checkpoint/convert.py exports a model")
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
     try:

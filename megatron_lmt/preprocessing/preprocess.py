@@ -75,7 +75,9 @@ def preprocess(
 
 def _all(threads: ThreadPoolExecutor, started: list[Future[dict]]) -> list[dict]:
     """The results, or as soon as there is one the first error."""
-    wait(started, return_when=FIRST_EXCEPTION)
+    left, failed = set(started), []
+    while left and not failed:
+        done, left = wait(left, timeout=1, return_when=FIRST_EXCEPTION)  # a Ctrl-C just as it begins is seen at its end only
+        failed = [future for future in started if future in done and future.exception()]
     threads.shutdown(wait=False, cancel_futures=True)
-    failed = [future for future in started if future.done() and not future.cancelled() and future.exception()]
     return [future.result() for future in failed or started]

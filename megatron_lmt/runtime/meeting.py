@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -30,19 +31,24 @@ class Meeting:
     rank: int
     world_size: int
 
-    def end_all_if_any(self, problems: list[str]) -> None:
-        """All processes call it with what they found wrong. If there is anything, the first prints it and all exit."""
+    def end_all_if_any(self, problems: list[str], settings: str = "") -> None:
+        """All processes call it with what they found wrong. If there is anything, the first prints it and all exit.
+
+        Args:
+            settings: a hash of what must be the same for all; "" for a process that could not read it.
+        """
         store = dist.PrefixStore("meeting", self.store)
         dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.world_size, timeout=LATEST)
-        end_all_if_any(problems)
+        end_all_if_any(problems, settings)
         dist.destroy_process_group()
 
 
-def end_all_if_any(problems: list[str]) -> None:
+def end_all_if_any(problems: list[str], settings: str = "") -> None:
     """All processes of the open process group call it, as `Meeting.end_all_if_any`."""
-    found: list[tuple[str, list[str]]] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (socket.gethostname(), problems))
-    of_all = merged(found)
+    gathered: list[tuple[str, tuple[str, list[str]]]] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (settings, (socket.gethostname(), problems)))
+    all_settings, found = zip(*gathered, strict=True)
+    of_all = merged(found) + different(all_settings, found)
     if of_all and dist.get_rank() == 0:
         print_problems(of_all)
     dist.barrier()  # launchers end all processes when one ends: not before the first has printed
@@ -58,7 +64,14 @@ def join() -> Meeting:
     return Meeting(dist.PrefixStore(f"fresh {os.environ.get(FRESH_STARTS, 0)}", store), rank, world_size)
 
 
-def merged(found: list[tuple[str, list[str]]]) -> list[str]:
+def different(settings: Sequence[str], found: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """A problem, if some processes have other settings than the first: they would train apart, and wait for ever."""
+    others = [rank for rank, own in enumerate(settings) if own and settings[0] and own != settings[0]]
+    fix = "start all with the same run file and overrides, and the same version"
+    return [f"{_named(others, found)}: other settings than rank 0; {fix}"] if others else []
+
+
+def merged(found: Sequence[tuple[str, list[str]]]) -> list[str]:
     """Each problem once; those that the first process does not have are said with who has them.
 
     Args:
@@ -71,5 +84,5 @@ def merged(found: list[tuple[str, list[str]]]) -> list[str]:
     return [problem if has[0] == 0 else f"{_named(has, found)}: {problem}" for problem, has in ranks.items()]
 
 
-def _named(ranks: list[int], found: list[tuple[str, list[str]]]) -> str:
+def _named(ranks: list[int], found: Sequence[tuple[str, list[str]]]) -> str:
     return ", ".join(f"rank {rank} on {found[rank][0]}" for rank in ranks)

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -131,6 +132,25 @@ def test_a_wrong_mask_that_the_first_process_alone_reads_ends_all(tiny_run, quic
     preprocess(recipe, {folder / "all": [folder / "all.jsonl"]})
     output = refused(tiny_run, "data.mixture.mono={weight=1, path='all_text_document'}", processes=2)
     assert output.count("error: source mono: ") == 1
+
+
+def test_processes_with_other_settings_do_not_start(tiny_run):
+    """They would train apart, and wait for each other at the end."""
+    place = {**environment(), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "megatron_lmt.train", str(tiny_run), f"train.train_iters={iters}"],
+            env={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, iters in enumerate((2, 3))
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [2, 2]
+    assert f"error: rank 1 on {socket.gethostname()}: other settings than rank 0; start all with the same" in errors[0]
+    assert not (tiny_run.parent / "run").exists()
 
 
 def test_a_source_with_nothing_to_predict(tiny_run, quickstart_tokenizer):

@@ -318,6 +318,16 @@ def test_a_dead_worker_is_an_error_and_nothing_is_left(tmp_path, at_work):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_an_interrupted_command_leaves_nothing(tmp_path, at_work):
+    process, workers = at_work
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 128 + signal.SIGINT
+    errors = (tmp_path / "stderr").read_text()
+    assert errors.endswith("interrupted\n") and "Traceback" not in errors
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive and not list((tmp_path / "out").iterdir())
+
+
 def test_workers_end_when_the_command_is_killed(tmp_path, at_work):
     process, workers = at_work
     process.kill()

@@ -1,5 +1,6 @@
 """Translation: prompts of each way, order, one line for each line, and going on; with a stand-in for the model."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,9 @@ def test_a_text_cannot_end_its_turn(quickstart_tokenizer):
 
 def test_a_folder_that_is_no_model_is_named(tmp_path, tiny_exported):
     with pytest.raises(ConfigError, match="no config.json"):
+        Translator(tmp_path)
+    shutil.copy(tiny_exported / "config.json", tmp_path)
+    with pytest.raises(ConfigError, match="no weights"):
         Translator(tmp_path)
     with pytest.raises(ConfigError, match="--engine vllm: not installed here"):
         Translator(tiny_exported, engine="vllm")

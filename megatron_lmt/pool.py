@@ -20,6 +20,7 @@ from pickle import PicklingError
 from typing import Any, TypeVar
 
 from megatron_lmt.errors import DataError
+from megatron_lmt.processes import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,7 +64,7 @@ class Pool:
     def _start_one(self, context: multiprocessing.context.BaseContext) -> None:
         questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
         answers, answer = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(questions, answer, self._number > 1), daemon=True)
+        process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._number > 1), daemon=True)
         try:
             process.start()
         except OSError as error:
@@ -142,11 +143,11 @@ def _interrupted_afterwards() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _work(questions: Connection, answers: Connection, has_siblings: bool) -> None:
+def _work(questions: Connection, answers: Connection, parent: int, has_siblings: bool) -> None:
+    end_with_parent(parent)  # in the middle of long work, too
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     if has_siblings:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:
             function, arguments = questions.recv()
@@ -158,9 +159,3 @@ def _work(questions: Connection, answers: Connection, has_siblings: bool) -> Non
                 answers.send(answer)
             except (PicklingError, TypeError, AttributeError, ValueError) as error:  # nothing was sent yet
                 answers.send((False, error))
-
-
-def _end_with_parent() -> None:
-    """In the middle of long work, too, when the parent was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)

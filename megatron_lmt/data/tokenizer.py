@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,9 @@ class HuggingFaceTokenizer(Tokenizer):
         """Hash of what decides ids, and the highest id + 1."""
         definition = read_definition(self._folder)
         vocabulary = definition["model"]["vocab"]  # asking the library for all tokens takes four times as long
-        highest = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
-        highest = max(
-            [highest, *self._fast.get_added_tokens_decoder()]
-        )  # where these differ from the file, the library is right
-        return hashlib.sha256(_canonical(definition)).hexdigest(), highest + 1
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = self._fast.get_added_tokens_decoder()  # by the ids it gives them, where the file has others
+        return hashlib.sha256(_canonical(definition)).hexdigest(), max(chain(ids, added)) + 1
 
     @property
     def added_tokens(self) -> list[str]:

@@ -75,23 +75,17 @@ def write_file(folder: Path, number: int, chunks: Sequence[NewChunk], make: Call
     """
     name = f"__{number}_0.distcp"
     places, end, digest = [], 0, hashlib.sha256()
-    with open(folder / name, "wb", buffering=0) as file:
+    with open(folder / name, "wb") as file:
         for chunk in chunks:
             before, after = tensor_archive(chunk.dtype, chunk.shape, BITS[chunk.dtype].itemsize)
             start = end
             for part in (before, as_bytes(make(chunk)), after):
                 digest.update(part)
-                end += _write_all(file.fileno(), part)
+                end += file.write(part)
             places.append((start, end - start))
+        file.flush()
         os.fsync(file.fileno())
     return WrittenFile(name, tuple(chunks), tuple(places), end, digest.hexdigest())
-
-
-def _write_all(file: int, part: bytes | memoryview) -> int:
-    done = 0
-    while done < len(part):
-        done += os.write(file, memoryview(part)[done:])
-    return done
 
 
 def finish(folder: Path, files: Sequence[WrittenFile]) -> None:

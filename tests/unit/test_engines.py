@@ -178,11 +178,11 @@ def test_gigatoken_is_left_where_it_cannot_open_the_tokenizer(tmp_path, tiny_tok
 def test_gigatoken_is_left_where_an_added_token_has_another_id(like_qwen, tiny_tokenizer):
     """Hugging Face's library numbers added tokens anew where their ids leave a gap."""
     definition = json.loads((like_qwen / "tokenizer.json").read_text())
-    definition["added_tokens"][-1]["id"] = 700
+    definition["added_tokens"][-1] |= {"id": 700, "content": "<elsewhere>"}  # which is in no text that is always tried
     (like_qwen / "tokenizer.json").write_text(json.dumps(definition))
     recipe = Recipe("HuggingFaceTokenizer", like_qwen)
     tokenizer = load_tokenizer("HuggingFaceTokenizer", like_qwen)
-    assert tokenizer.token_to_id("<think>") == 512
+    assert tokenizer.token_to_id("<elsewhere>") == 512
     assert choose(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
 
 

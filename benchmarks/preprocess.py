@@ -3,10 +3,11 @@
     python -m benchmarks.preprocess --data DIR                # DIR as examples/sample60/corpus.toml has it
     python -m benchmarks.preprocess --data DIR --engines standard gigatoken --repeats 3 --megatron-lm CHECKOUT
 
-Times are of whole processes, from their start to finished files. "steady" is all text of DIR, each record once, with the
-time for one document taken off. The bare engine gets texts in memory and gives ids, nothing else, with as many threads
-as there are workers. "free" has no tokenizer at all. All sides write the same bytes, which is checked. With --megatron-lm
-its own tools/preprocess_data.py is measured too.
+Times are of whole processes, from their start to finished files. "steady" is the second half of all text of DIR: every
+second record of each language, when the others have been seen (engines remember words), in the time of all less that of
+the first half. The bare engine gets texts in memory and gives ids, nothing else, with as many threads as there are
+workers. "free" has no tokenizer at all. All sides write the same bytes, which is checked. With --megatron-lm its own
+tools/preprocess_data.py is measured too.
 
 Read ratios: all sides of a round run one after the other on the same machine. CPU seconds (of all processes) say more
 than seconds where other programs run beside.
@@ -33,7 +34,7 @@ from megatron_lmt.preprocessing.inputs import sha256_of
 from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TEXTS = ("one", "short", "long", "all")
+TEXTS = ("one", "short", "long", "half", "all")
 MEGATRON_LM = "Megatron-LM"
 
 
@@ -100,11 +101,7 @@ def _round(arguments: argparse.Namespace, model: Path, texts: dict[str, Path], o
             if _hashes(out, "_text_document") != written:
                 raise DataError(f"{name}: with {engine}, ours are other bytes than the peer's")
             if name != "one":
-                bare = _bare(arguments, model, texts[name], engine)
-                sides.setdefault(f"bare, {engine}", {})[name] = {
-                    "tokens_per_s": bare["tokens_per_s"],
-                    "tokens": bare["tokens"],
-                }
+                sides.setdefault(f"bare, {engine}", {})[name] = _bare(arguments, model, texts[name], engine)
     for name in ("one", "short"):
         sides["peer, free"][name] = _timed([*_peer(arguments, model, texts[name], out), "--free"])
         free = _ours(arguments, model, texts[name], out, "standard")
@@ -164,28 +161,42 @@ def _hashes(out: Path, ending: str) -> list[str]:
 def table(arguments: argparse.Namespace, sizes: dict[str, int], medians: dict[str, dict]) -> list[str]:
     """Markdown, so that it can be copied into docs/benchmarks.md."""
     packages = ["tokenizers", "transformers", "megatron-core", *[e for e in arguments.engines if e != "standard"]]
+    tokens = {text: row["tokens"] for text, row in medians[f"bare, {arguments.engines[0]}"].items()}
     lines = [
         f"{arguments.workers} workers; short {sizes['short'] / 1e6:.0f} MB, long {sizes['long'] / 1e6:.0f} MB, all "
         f"{sizes['all'] / 1e6:.0f} MB; median of {arguments.repeats}. " + machine(*packages),
         "",
-        "| s (CPU s) | one document | short | long | all | steady, M tokens/s | of bare engine | peak of a process, MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| s (CPU s) | one document | short | long | half | all | steady, M tokens/s | of bare engine | after the first "
+        "document, of bare engine | peak of a process, MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    tokens = medians[f"bare, {arguments.engines[0]}"]["all"]["tokens"]
     for side in filter(medians.get, [MEGATRON_LM, "peer", *[f"ours, {engine}" for engine in arguments.engines]]):
         row = medians[side]
         cells = [f"{row[text]['s']:.1f} ({row[text]['cpu_s']:.1f}){_times(medians['peer'], row, text)}" for text in TEXTS]
-        steady = tokens / (row["all"]["s"] - row["one"]["s"])
-        bare = medians[f"bare, {side.removeprefix('ours, ') if side.startswith('ours') else 'standard'}"]["all"]
-        cells += [f"{steady / 1e6:.2f}", f"{steady / bare['tokens_per_s']:.2f}", f"{row['all']['peak_mb']:.0f}"]
+        bare = medians.get(f"bare, {side.removeprefix('ours, ') if side.startswith('ours') else 'standard'}")
+        cells += [f"{_steady(row, tokens) / 1e6:.2f}", *(_of_bare(row, bare, tokens) if bare else ("", ""))]
+        cells.append(f"{row['all']['peak_mb']:.0f}")
         lines.append(f"| {side} | {' | '.join(cells)} |")
     for engine in arguments.engines:
-        speeds = ", ".join(f"{name} {row['tokens_per_s'] / 1e6:.2f}" for name, row in medians[f"bare, {engine}"].items())
-        lines.append(f"\nBare engine, {engine}, M tokens/s: {speeds}.")
+        bare = medians[f"bare, {engine}"]
+        speeds = ", ".join(f"{name} {row['tokens'] / row['s'] / 1e6:.2f}" for name, row in bare.items())
+        lines.append(f"\nBare engine, {engine}, M tokens/s: {speeds}, steady {_steady(bare, tokens) / 1e6:.2f}.")
     for side in ("peer, free", "ours, free"):
         seconds = medians[side]["short"]["s"] - medians[side]["one"]["s"]
         lines.append(f"\nFree tokenization, {side.split(',')[0]}: {seconds:.2f} s for the short text, start taken off.")
     return lines
+
+
+def _steady(row: dict, tokens: dict[str, int]) -> float:
+    """Tokens/s of the second half."""
+    return (tokens["all"] - tokens["half"]) / (row["all"]["s"] - row["half"]["s"])
+
+
+def _of_bare(row: dict, bare: dict, tokens: dict[str, int]) -> tuple[str, str]:
+    """The speed as a part of the bare engine's: of the second half, and of all text without the time for one document."""
+    steady = _steady(row, tokens) / _steady(bare, tokens)
+    whole = bare["all"]["s"] / (row["all"]["s"] - row["one"]["s"])
+    return f"{steady:.2f}", f"{whole:.2f}"
 
 
 def _times(peer: dict, row: dict, text: str) -> str:

@@ -27,15 +27,16 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def process_pool(number: int, died: str) -> Iterator[Pool]:
+def process_pool(number: int, died: str, one_thread_each: bool = True) -> Iterator[Pool]:
     """
     Args:
         number: of processes, which start at once.
         died: what to tell a person if one dies.
+        one_thread_each: tokenizers uses no threads of its own where there are several processes.
     Raises:
         DataError: one died, or could not be started.
     """
-    pool = Pool(number, died)
+    pool = Pool(number, died, one_thread_each and number > 1)
     try:
         pool.start()
         yield pool
@@ -46,8 +47,8 @@ def process_pool(number: int, died: str) -> Iterator[Pool]:
 class Pool:
     """What `process_pool` gives."""
 
-    def __init__(self, number: int, died: str):
-        self._number, self._died = number, died
+    def __init__(self, number: int, died: str, one_thread_each: bool):
+        self._number, self._died, self._one_thread_each = number, died, one_thread_each
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._free: list[tuple[Connection, Connection]] = []
         self._threads = ThreadPoolExecutor(number)
@@ -64,7 +65,7 @@ class Pool:
     def _start_one(self, context: multiprocessing.context.BaseContext) -> None:
         questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
         answers, answer = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._number > 1), daemon=True)
+        process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._one_thread_each), daemon=True)
         try:
             process.start()
         except OSError as error:
@@ -143,11 +144,11 @@ def _interrupted_afterwards() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _work(questions: Connection, answers: Connection, parent: int, has_siblings: bool) -> None:
+def _work(questions: Connection, answers: Connection, parent: int, one_thread: bool) -> None:
     end_with_parent(parent)  # in the middle of long work, too
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
-    if has_siblings:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    if one_thread:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:
             function, arguments = questions.recv()

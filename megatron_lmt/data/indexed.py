@@ -155,7 +155,7 @@ class IndexedWriter:
         documents, sequences = lengths.shape
         if len(modes or ()) != (sequences if self._modes is not None else 0):
             raise ValueError(f"{sequences} sequences and modes {modes}: one for each in files with modes, else none")
-        content = tokens.astype(self._dtype)
+        content = tokens.astype(self._dtype, copy=False)
         if tokens.dtype != self._dtype and not np.array_equal(content, tokens):
             raise ValueError(f"{self.prefix}: tokens from {tokens.min()} to {tokens.max()} do not fit {self._dtype}")
         self._bin.write(content)

@@ -91,7 +91,7 @@ class HuggingFaceTokenizer(Tokenizer):
         from tokenizers import Tokenizer as FastTokenizer
 
         self._folder = folder
-        file = _definition_file(folder)
+        file = definition_file(folder)
         try:
             self._fast = FastTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exceptions
@@ -151,7 +151,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return [token.content for token in self._fast.get_added_tokens_decoder().values()]
 
 
-def _definition_file(folder: Path) -> Path:
+def definition_file(folder: Path) -> Path:
     if folder.is_file():
         raise DataError(f"tokenizer {folder}: a file; name the folder that holds tokenizer.json")
     file = folder / "tokenizer.json"
@@ -169,7 +169,7 @@ def read_definition(folder: Path) -> dict:
     Raises:
         DataError: it is not there, or not a JSON object.
     """
-    return {**_read_json(_definition_file(folder)), "padding": None, "truncation": None}
+    return {**_read_json(definition_file(folder)), "padding": None, "truncation": None}
 
 
 def _read_json(file: Path) -> dict:

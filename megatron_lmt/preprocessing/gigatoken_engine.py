@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import orjson
 
-from megatron_lmt.data.tokenizer import read_definition
+from megatron_lmt.data.tokenizer import definition_file, read_definition
 from megatron_lmt.preprocessing.known_characters import KnownCharacters
 from megatron_lmt.preprocessing.recipe import Recipe
 
@@ -25,21 +26,32 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
     Raises:
         Exception: the tokenizer is of a kind that it does not know.
     """
-    import awkward  # noqa: F401 (gigatoken does so at its first call: better here, before processes are forked)
     from gigatoken import Tokenizer as Gigatoken
 
-    definition = read_definition(recipe.tokenizer_model)
+    definition, model = _definition_and_model(recipe.tokenizer_model)
     if definition.get("normalizer") not in (None, {"type": "NFC"}):
         raise ValueError(f"its normalizer is {definition['normalizer']}; NFC and none are known to be the same")
     if not recipe.recognises_special:  # then they are text like any other
         definition["added_tokens"] = [token for token in definition.get("added_tokens", []) if not token["special"]]
-    tokenizer = Gigatoken.from_json(orjson.dumps(definition))
+    encode_one = Gigatoken.from_json(orjson.dumps(definition).removesuffix(b"}") + model).backend.encode
 
     def encode(texts: list[str]) -> Encoded:
-        if not texts:
-            return np.zeros(0, np.uint32), np.zeros(0, np.int64)
-        layout = tokenizer.encode_batch(texts, parallel=False).layout  # an awkward array: all ids, and where texts begin
-        offsets = np.asarray(layout.offsets.data)
-        return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets)
+        ids = list(map(encode_one, texts))  # its encode_batch is 4 % faster, and needs 0.2 s to import awkward arrays
+        return np.frombuffer(bytearray().join(ids), np.uint32), np.fromiter(map(len, ids), np.int64, len(ids))
 
     return encode, KnownCharacters(nfc=definition.get("normalizer") is not None)
+
+
+def _definition_and_model(folder: Path) -> tuple[dict, bytes]:
+    """What is in tokenizer.json before its model, and the text that is to follow, to make it whole again.
+
+    Reading the 10 MB of a model as JSON takes 0.1 s; the library that writes such files puts it at their end.
+    """
+    before, key, model = definition_file(folder).read_bytes().partition(b'"model":')
+    try:
+        definition = orjson.loads(before.rstrip().removesuffix(b",") + b"}")
+    except ValueError:
+        definition = {}
+    if definition.keys() >= {"added_tokens", "normalizer"}:
+        return definition, b"," + key + model
+    return read_definition(folder), b"}"

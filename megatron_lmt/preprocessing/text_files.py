@@ -21,7 +21,7 @@ from megatron_lmt.preprocessing.pair_files import Pair, read_aligned_pairs, read
 from megatron_lmt.preprocessing.pairs import Pairing
 from megatron_lmt.preprocessing.tables import Rows, read_rows
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 KINDS_OF_LINES = ("jsonl", "text", "tsv", "aligned")
 
 KEPT_BYTES = 1000

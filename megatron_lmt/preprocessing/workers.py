@@ -5,6 +5,7 @@ Memory: two chunks of text, and their tokens, for each worker.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,5 +36,6 @@ def working(settings: Settings, number: int) -> Iterator[Work]:
         "a tokenising process died (out of memory?): start again with --resume, and with fewer --workers than "
         f"{number} or a smaller --max-document-bytes than {settings.recipe.max_bytes} if memory was short"
     )
+    gc.freeze()  # so that no process looks through what it shares with this one, and copies it by that
     with process_pool(number, died) as pool:
         yield partial(pool.in_order, partial(tokenise, settings))

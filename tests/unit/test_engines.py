@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import unicodedata
@@ -18,7 +19,7 @@ from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
 from megatron_lmt.preprocessing import engines
 from megatron_lmt.preprocessing.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard, trial
-from megatron_lmt.preprocessing.known_characters import is_normalised_otherwise, is_settled
+from megatron_lmt.preprocessing.known_characters import KnownCharacters, is_normalised_otherwise, is_settled
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.proof_texts import SPACES, proof_texts
 from megatron_lmt.preprocessing.recipe import Recipe
@@ -163,6 +164,31 @@ def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
     expected = standard(tokenizer, recipe.recognises_special)(known)
     assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
     assert choose(AUTO, recipe, tokenizer, texts) == GIGATOKEN
+
+
+@pytest.mark.parametrize("beyond", [0, 0x10000], ids=["16 bits", "more"])
+def test_a_new_character_is_found_among_known_ones(beyond):
+    new = next(chr(code) for code in range(beyond, 0x30000) if not is_settled(chr(code)))
+    old = "a \U0001f600 ä 水 \u180e\U00020000"
+    are_known = KnownCharacters(nfc=True)
+    for _ in range(2):  # what was seen once takes another way
+        assert are_known([old, old]).tolist() == [True, True]
+        assert are_known([old, f"{old}{new}", old]).tolist() == [True, False, True]
+
+
+@needs_gigatoken
+@pytest.mark.parametrize("place", ["end", "beginning", "spaced"])
+def test_the_model_may_stand_anywhere_in_the_definition(place, recipe, tmp_path, tiny_tokenizer):
+    content = json.loads((tiny_tokenizer / "tokenizer.json").read_bytes())
+    model = {"model": content.pop("model")}
+    token = {**content["added_tokens"][0], "id": 512, "content": 'a "model": b', "special": True}
+    content["added_tokens"].append(token)
+    whole = {**model, **content} if place == "beginning" else {**content, **model}
+    separators = (" , ", " : ") if place == "spaced" else None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole, separators=separators))
+    right = load_tokenizer("HuggingFaceTokenizer", tmp_path)
+    there = dataclasses.replace(recipe, tokenizer_model=tmp_path)
+    assert differing(there, right, GIGATOKEN, [*proof_texts(), 'x a "model": b y']) == 0
 
 
 @needs_gigatoken

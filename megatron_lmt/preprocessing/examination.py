@@ -1,7 +1,7 @@
 """What a run needs to know before its work: is everything in order, what is the tokenizer, and which engine may be used.
 
 Cost: gigatoken takes a quarter of a second to open, Hugging Face's library too, and the hash of the tokenizer a tenth of
-one; with enough workers, processes beside this one do the latter two.
+one; processes beside this one do the latter two.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def examine(
         UserError: all that is wrong.
     """
     forget_engines()
-    _tokenizer.cache_clear()
     problems = Problems()
     problems.found += recipe.problems()
     if workers < 1:
@@ -89,6 +88,7 @@ def _beside(workers: int) -> Iterator[Callable]:
     """
     if workers <= 1:
         yield partial
+        _tokenizer.cache_clear()
         return
     died = "the process that opens the tokenizer died (out of memory?)"
     with process_pool(min(2, workers - 1), died, one_thread_each=False) as pool:

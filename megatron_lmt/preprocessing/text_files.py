@@ -74,7 +74,7 @@ Part = tuple[str, bytes | Rows | list[Pair], int, int, int]
 
 
 def read_chunks(inputs: list[Input], keys: tuple[str, ...], start: Position, max_bytes: int) -> Iterator[Chunk]:
-    """Records of about a megabyte together, from `start` to the end of the last input.
+    """Records of about half a megabyte together, from `start` to the end of the last input.
 
     Args:
         keys: of the texts, where the input has none of its own.

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback
 from pickle import PicklingError
@@ -27,16 +28,15 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def process_pool(number: int, died: str, one_thread_each: bool = True) -> Iterator[Pool]:
+def process_pool(number: int, died: str) -> Iterator[Pool]:
     """
     Args:
         number: of processes, which start at once.
         died: what to tell a person if one dies.
-        one_thread_each: tokenizers uses no threads of its own where there are several processes.
     Raises:
         DataError: one died, or could not be started.
     """
-    pool = Pool(number, died, one_thread_each and number > 1)
+    pool = Pool(number, died)
     try:
         pool.start()
         yield pool
@@ -44,11 +44,29 @@ def process_pool(number: int, died: str, one_thread_each: bool = True) -> Iterat
         pool.end()
 
 
+@contextmanager
+def call_beside(died: str, function: Callable[..., Result], *arguments: Any) -> Iterator[Callable[[], Result]]:
+    """Call a function in a process of its own, which then ends; gives what waits for the result.
+
+    No thread is needed for that, so this process may be forked meanwhile.
+
+    Raises (when the result is asked for):
+        DataError: the process died, or could not be started.
+        Exception: what `function` raised, or that its result cannot be pickled.
+    """
+    pool = Pool(1, died)
+    try:
+        pool.start()
+        yield pool.only_call(function, arguments)
+    finally:
+        pool.end()
+
+
 class Pool:
     """What `process_pool` gives."""
 
-    def __init__(self, number: int, died: str, one_thread_each: bool):
-        self._number, self._died, self._one_thread_each = number, died, one_thread_each
+    def __init__(self, number: int, died: str):
+        self._number, self._died = number, died
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._free: list[tuple[Connection, Connection]] = []
         self._threads = ThreadPoolExecutor(number)
@@ -65,7 +83,7 @@ class Pool:
     def _start_one(self, context: multiprocessing.context.BaseContext) -> None:
         questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
         answers, answer = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._one_thread_each), daemon=True)
+        process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._number > 1), daemon=True)
         try:
             process.start()
         except OSError as error:
@@ -82,6 +100,12 @@ class Pool:
             Exception: what `function` raised, or that its result cannot be pickled.
         """
         return self._threads.submit(self._ask, function, arguments)
+
+    def only_call(self, function: Callable[..., Result], arguments: tuple) -> Callable[[], Result]:
+        """As `submit`, for a process that has no other work, and without a thread."""
+        ask, answers = self._free.pop()
+        self._send(ask, function, arguments, is_last=True)
+        return partial(self._receive, answers)
 
     def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The result of each item. Several threads may call this: in all, two items for each process are under way.
@@ -115,11 +139,20 @@ class Pool:
             process.join()
 
     def _ask(self, function: Callable, arguments: tuple) -> Any:
+        if not hasattr(self._of_thread, "pipes"):
+            self._of_thread.pipes = self._free.pop()
+        ask, answers = self._of_thread.pipes
+        self._send(ask, function, arguments)
+        return self._receive(answers)
+
+    def _send(self, ask: Connection, function: Callable, arguments: tuple, is_last: bool = False) -> None:
         try:
-            if not hasattr(self._of_thread, "pipes"):
-                self._of_thread.pipes = self._free.pop()
-            ask, answers = self._of_thread.pipes
-            ask.send((function, arguments))
+            ask.send((function, arguments, is_last))
+        except OSError as error:
+            raise DataError(self._died) from error
+
+    def _receive(self, answers: Connection) -> Any:
+        try:
             is_result, answer = answers.recv()
         except (EOFError, OSError) as error:
             raise DataError(self._died) from error
@@ -144,14 +177,15 @@ def _interrupted_afterwards() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _work(questions: Connection, answers: Connection, parent: int, one_thread: bool) -> None:
+def _work(questions: Connection, answers: Connection, parent: int, has_siblings: bool) -> None:
     end_with_parent(parent)  # in the middle of long work, too
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
-    if one_thread:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if has_siblings:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        while True:
-            function, arguments = questions.recv()
+        is_last = False
+        while not is_last:
+            function, arguments, is_last = questions.recv()
             try:
                 answer = True, function(*arguments)
             except Exception as error:

@@ -7,14 +7,14 @@ one; processes beside this one do the latter two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 
 from megatron_lmt.data.indexed import existing_files
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import Problems
-from megatron_lmt.pool import process_pool
+from megatron_lmt.pool import call_beside
 from megatron_lmt.preprocessing.engines import Trial, choose_engine, forget_engines, may_be_gigatoken, open_early, trial
 from megatron_lmt.preprocessing.inputs import Input, input_problems
 from megatron_lmt.preprocessing.manifest import description
@@ -23,12 +23,15 @@ from megatron_lmt.preprocessing.resume import resume_problems, unasked_shards
 from megatron_lmt.preprocessing.tokenising import first_texts
 
 
-def examine(
+@contextmanager
+def examining(
     recipe: Recipe, outputs: dict[Path, list[Input]], workers: int, max_bad_lines: int, resume: bool, engine: str
-) -> tuple[dict, str]:
-    """What manifest.py says of recipe and tokenizer, and the engine to use. Arguments are those of `preprocess`.
+) -> Iterator[Callable[[], tuple[dict, str]]]:
+    """Begin to examine a run, and open its engine. Arguments are those of `preprocess`.
 
-    Raises:
+    Returns:
+        what waits for the end: for what manifest.py says of recipe and tokenizer, and for the engine to use.
+    Raises (when that is called):
         UserError: all that is wrong.
     """
     forget_engines()
@@ -41,20 +44,26 @@ def examine(
     for inputs in outputs.values():
         problems.found += input_problems(inputs, recipe.json_keys)
     may_be_tried = not problems.found and may_be_gigatoken(engine, recipe)
-    with _beside(workers) as beside:
-        description = beside(describe, recipe)
-        right = beside(right_ids, recipe, list(outputs.values())) if may_be_tried else None
-        open_early(engine, recipe)
+
+    def examined() -> tuple[dict, str]:
         described = problems.of(description)
-        right = problems.of(right) if described and right else None
-    sound = not problems.found  # only then is it known what the outputs should be
-    for prefix, inputs in outputs.items():
-        if not resume:
-            problems.found += existing_files(prefix) + unasked_shards(prefix)
-        elif sound:
-            problems.found += resume_problems(prefix, inputs, described)
-    problems.raise_if_any()
-    return described, choose_engine(engine, recipe, right)
+        trial = problems.of(right) if described and may_be_tried else None
+        _tokenizer.cache_clear()
+        sound = not problems.found  # only then is it known what the outputs should be
+        for prefix, inputs in outputs.items():
+            if not resume:
+                problems.found += existing_files(prefix) + unasked_shards(prefix)
+            elif sound:
+                problems.found += resume_problems(prefix, inputs, described)
+        problems.raise_if_any()
+        return described, choose_engine(engine, recipe, trial)
+
+    with (
+        _beside(workers, describe, recipe) as description,
+        _beside(workers, right_ids, recipe, list(outputs.values())) if may_be_tried else nullcontext() as right,
+    ):
+        open_early(engine, recipe)
+        yield examined
 
 
 def describe(recipe: Recipe) -> dict:
@@ -81,15 +90,10 @@ def _tokenizer(recipe: Recipe) -> Tokenizer:
 
 
 @contextmanager
-def _beside(workers: int) -> Iterator[Callable]:
-    """A function that begins a call and gives what waits for its result.
-
-    Up to two processes beside this one do the calls; with one worker this one does, when the result is asked for.
-    """
+def _beside(workers: int, function: Callable, *arguments) -> Iterator[Callable]:
+    """What gives the result of a call, which a process of its own makes meanwhile; with one worker, this one when asked."""
     if workers <= 1:
-        yield partial
-        _tokenizer.cache_clear()
+        yield partial(function, *arguments)
         return
-    died = "the process that opens the tokenizer died (out of memory?)"
-    with process_pool(min(2, workers - 1), died, one_thread_each=False) as pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result
+    with call_beside("the process that opens the tokenizer died (out of memory?)", function, *arguments) as result:
+        yield result

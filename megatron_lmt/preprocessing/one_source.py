@@ -71,7 +71,7 @@ def _write(run: Run, prefix: Path, inputs: list[Input]) -> dict:
     with Shards(prefix, job, described["tokenizer"]["vocab_size"], recipe.modes, run.max_bad_lines) as shards:
         run.pace.skip(sum(bytes_of(path) for path in inputs[: shards.position.input]))
         chunks = read_chunks(inputs, recipe.json_keys, shards.position, recipe.max_bytes)
-        for result in run.work(chunks):
+        for result in run.work(run.settings, chunks):
             shards.add(result)
             run.pace.add(
                 result.size, len(result.lengths), len(result.tokens), result.text_bytes, rejected=len(result.rejected)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from megatron_lmt.data.indexed import best_dtype, manifest_path
 from megatron_lmt.preprocessing.engines import AUTO
-from megatron_lmt.preprocessing.examination import examine
+from megatron_lmt.preprocessing.examination import examining
 from megatron_lmt.preprocessing.inputs import Input, as_input, bytes_of
 from megatron_lmt.preprocessing.one_source import Run, make_source
 from megatron_lmt.preprocessing.recipe import Recipe
@@ -57,20 +57,21 @@ def preprocess(
     """
     outputs = {Path(f"{prefix}_text_document"): list(map(as_input, inputs)) for prefix, inputs in jobs.items()}
     finished = {prefix for prefix in outputs if manifest_path(prefix).exists()}  # not what another run finishes meanwhile
-    described, engine = examine(recipe, outputs, workers, max_bad_lines, resume, engine)
-    tokenizer = described["tokenizer"]
-    settings = Settings(recipe, engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
     number = min(workers, most_chunks(chain.from_iterable(outputs.values())))
-    total_bytes = sum(bytes_of(given) for given in chain.from_iterable(outputs.values()))
     with (
         ThreadPoolExecutor(SOURCES_TOGETHER) as threads,
-        working(settings, number) as work,  # left first: it ends what the threads wait for
-        progress(total_bytes, "tokenising") as bar,
+        examining(recipe, outputs, workers, max_bad_lines, resume, engine) as examined,
+        working(number, recipe.max_bytes) as work,  # left first: it ends what the threads wait for
     ):
-        make = partial(make_source, Run(settings, described, work, max_bad_lines, finished, Pace(bar)))
-        if number == 1:
-            return list(map(make, outputs, outputs.values()))
-        return _all(threads, [threads.submit(make, *output) for output in outputs.items()])
+        described, engine = examined()
+        tokenizer = described["tokenizer"]
+        settings = Settings(recipe, engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
+        total_bytes = sum(bytes_of(given) for given in chain.from_iterable(outputs.values()))
+        with progress(total_bytes, "tokenising") as bar:
+            make = partial(make_source, Run(settings, described, work, max_bad_lines, finished, Pace(bar)))
+            if number == 1:
+                return list(map(make, outputs, outputs.values()))
+            return _all(threads, [threads.submit(make, *output) for output in outputs.items()])
 
 
 def _all(threads: ThreadPoolExecutor, started: list[Future[dict]]) -> list[dict]:

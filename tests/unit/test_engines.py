@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import random
 import unicodedata
 from collections import Counter
 from functools import cache
@@ -17,7 +18,7 @@ from megatron_lmt.data.indexed import bin_path, read_manifest
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
-from megatron_lmt.preprocessing import engines
+from megatron_lmt.preprocessing import engines, gigatoken_engine
 from megatron_lmt.preprocessing.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard, trial
 from megatron_lmt.preprocessing.known_characters import KnownCharacters, is_normalised_otherwise, is_settled
 from megatron_lmt.preprocessing.preprocess import preprocess
@@ -189,6 +190,22 @@ def test_the_model_may_stand_anywhere_in_the_definition(place, recipe, tmp_path,
     right = load_tokenizer("HuggingFaceTokenizer", tmp_path)
     there = dataclasses.replace(recipe, tokenizer_model=tmp_path)
     assert differing(there, right, GIGATOKEN, [*proof_texts(), 'x a "model": b y']) == 0
+
+
+@needs_gigatoken
+def test_ever_new_words_take_no_more_memory(recipe, tokenizer, monkeypatch):
+    monkeypatch.setattr(gigatoken_engine, "REMEMBERED_BYTES", 16 << 20)
+    chosen = random.Random(1)
+    encode, _ = gigatoken_engine.open_gigatoken(recipe)
+    held = []
+    for _ in range(60):
+        letters = "".join(chosen.choices("abcdefghijklmnop", k=160_000))
+        texts = [" ".join(letters[i : i + 8] for i in range(start, start + 8000, 8)) for start in range(0, 160_000, 8000)]
+        ids, lengths = encode(texts)
+        held.append(gigatoken_engine.resident_bytes())
+    assert max(held) - held[0] < 64 << 20  # over 100 MB without the bound
+    expected = standard(tokenizer, recipe.recognises_special)(texts)
+    assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
 
 
 @needs_gigatoken

@@ -26,6 +26,7 @@ from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import DataError, UserError
 from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.engines import STANDARD
 from megatron_lmt.preprocessing.inputs import sources_in
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.shards import Shards
@@ -292,7 +293,7 @@ def test_the_command_fails_with_code_2_and_no_traceback(tmp_path, command):
 
 @pytest.fixture
 def at_work(tmp_path, command):
-    """A command in the middle of its work, and its two tokenising processes."""
+    """A command in the middle of its work, and its two tokenising processes (those that examined have ended)."""
     source = write_jsonl(tmp_path / "1.jsonl", as_records(["Wasser und Brot " * 1000] * 3000))
     (tmp_path / "out").mkdir()
     arguments = ["--input", str(source), "--output-prefix", str(tmp_path / "out" / "x"), "--workers", "2"]
@@ -301,7 +302,8 @@ def at_work(tmp_path, command):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not any(file.stat().st_size for file in (tmp_path / "out").rglob("*.bin")):
         time.sleep(0.05)
-    workers = psutil.Process(process.pid).children()
+    children = psutil.Process(process.pid).children()
+    workers = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     assert len(workers) == 2
     yield process, workers
     for leftover in (process, *(worker for worker in workers if worker.is_running())):
@@ -353,7 +355,7 @@ def test_a_worker_that_dies_as_it_starts_is_an_error(tmp_path, recipe, monkeypat
     monkeypatch.setattr(BaseProcess, "start", start_and_kill)
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match=f"{which} died"):
-        preprocess(recipe, {tmp_path / "out/x": [source]}, workers=2)
+        preprocess(recipe, {tmp_path / "out/x": [source]}, workers=2, engine=STANDARD)
     assert not list((tmp_path / "out").iterdir())
 
 

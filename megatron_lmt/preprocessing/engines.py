@@ -94,9 +94,14 @@ def may_be_gigatoken(asked: str, recipe: Recipe) -> bool:
 
 
 def open_early(asked: str, recipe: Recipe) -> None:
-    """Open the engine that `choose_engine` will probably find, while the tokenizer is examined elsewhere."""
-    with suppress(Exception):  # both say later what is wrong, in their own words
-        open_engine_once(recipe, GIGATOKEN if may_be_gigatoken(asked, recipe) else STANDARD)
+    """Open the engine that `choose_engine` will probably find, while the tokenizer is examined elsewhere.
+
+    Processes that are forked afterwards share it; another one they would have to open themselves.
+    """
+    for engine in (GIGATOKEN, STANDARD) if may_be_gigatoken(asked, recipe) else (STANDARD,):
+        with suppress(Exception):  # both say later what is wrong, in their own words
+            open_engine_once(recipe, engine)
+            return
 
 
 def choose_engine(asked: str, recipe: Recipe, right: Trial) -> str:

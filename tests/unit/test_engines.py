@@ -14,11 +14,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from megatron_lmt.data.indexed import bin_path, read_manifest
+from megatron_lmt.data.indexed import bin_path
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
-from megatron_lmt.preprocessing import engines, gigatoken_engine
+from megatron_lmt.preprocessing import engines, gigatoken_engine, text_files
 from megatron_lmt.preprocessing.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard, trial
 from megatron_lmt.preprocessing.known_characters import KnownCharacters, is_normalised_otherwise, is_settled
 from megatron_lmt.preprocessing.preprocess import preprocess
@@ -256,15 +256,23 @@ def test_it_is_not_for_sentencepiece(tokenizer, tmp_path):
 
 @needs_gigatoken
 @pytest.mark.parametrize("workers", [1, 2])
-def test_files_are_the_same_with_either(tmp_path, recipe, workers):
+def test_files_are_the_same_with_either(tmp_path, recipe, workers, monkeypatch):
+    """Also where the proof fails when processes with the other engine are at hand already."""
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 10_000)
     lines = [json.dumps({"text": text}) for text in proof_texts() if text.strip()]
     (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n")
-    for engine in (STANDARD, GIGATOKEN):
-        preprocess(recipe, {tmp_path / engine: [tmp_path / "x.jsonl"]}, workers, engine=engine)
-    contents = [bin_path(tmp_path / f"{engine}_text_document").read_bytes() for engine in (STANDARD, GIGATOKEN)]
-    assert contents[0] == contents[1]
-    assert read_manifest(tmp_path / "gigatoken_text_document")["engine"].startswith("gigatoken ")
-    assert read_manifest(tmp_path / "standard_text_document")["engine"].startswith("tokenizers ")
+    made = {}
+    for name, engine in (("standard", STANDARD), ("gigatoken", GIGATOKEN), ("failed", AUTO)):
+        if name == "failed":
+            monkeypatch.setattr(engines, "_difference", lambda recipe, right: "other ids")
+        (manifest,) = preprocess(recipe, {tmp_path / name: [tmp_path / "x.jsonl"]}, workers, engine=engine)
+        made[name] = manifest["engine"].split()[0], bin_path(tmp_path / f"{name}_text_document").read_bytes()
+    content = made["standard"][1]
+    assert made == {
+        "standard": ("tokenizers", content),
+        "gigatoken": ("gigatoken", content),
+        "failed": ("tokenizers", content),
+    }
 
 
 def test_the_own_library_gives_no_special_tokens_but_in_chats(tiny_tokenizer, tokenizer):

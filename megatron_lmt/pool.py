@@ -50,9 +50,9 @@ def call_beside(died: str, function: Callable[..., Result], *arguments: Any) -> 
 
     No thread is needed for that, so this process may be forked meanwhile.
 
-    Raises (when the result is asked for):
-        DataError: the process died, or could not be started.
-        Exception: what `function` raised, or that its result cannot be pickled.
+    Raises:
+        DataError: the process could not be started, or (when the result is asked for) died.
+        Exception (when the result is asked for): what `function` raised, or that its result cannot be pickled.
     """
     pool = Pool(1, died)
     try:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from megatron_lmt.errors import DataError
-from megatron_lmt.pool import process_pool
+from megatron_lmt.pool import call_beside, process_pool
 from tests.conftest import REPOSITORY
 
 MOMENTS = ["start1", "start3", "item", "work", "result", "idle"]
@@ -100,6 +100,23 @@ def test_processes_are_gone_when_the_work_is_given_up():
         for item in range(6):
             pool.submit(sleep_long, item)
         raise KeyboardInterrupt
+    assert not multiprocessing.active_children()
+
+
+def test_a_call_beside_needs_no_thread_and_its_process_ends():
+    with call_beside("died", pow, 2, 5) as result, call_beside("died", divmod, 1, 0) as error:
+        assert threading.active_count() == 1
+        assert result() == 32
+        with pytest.raises(ZeroDivisionError):
+            error()
+        for process in multiprocessing.active_children():
+            process.join(timeout=60)
+        assert not multiprocessing.active_children()
+
+
+def test_a_call_beside_that_dies_is_an_error():
+    with pytest.raises(DataError, match="died"), call_beside("died", os._exit, 1) as result:
+        result()
     assert not multiprocessing.active_children()
 
 

@@ -101,18 +101,18 @@ def test_what_is_given_twice_or_has_no_name_is_told(tmp_path, recipe):
 def test_a_run_that_another_one_overtook_leaves_its_files(tmp_path, recipe, monkeypatch):
     """Both found nothing at first; the other one, with another recipe, has finished before this one begins to write."""
     (tmp_path / "x.txt").write_text("Wasser\n")
-    working = preprocess_module.working
+    progress = preprocess_module.progress
 
     def overtaken(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(preprocess_module, "working", working)
+            patch.setattr(preprocess_module, "progress", progress)
             other = Recipe(recipe.tokenizer_type, recipe.tokenizer_model, append_eod=False)
             preprocess(other, {tmp_path / "o": [tmp_path / "x.txt"]})
         before.update(result(tmp_path / "o"))
-        return working(*arguments)
+        return progress(*arguments)
 
     before: dict[str, bytes] = {}
-    monkeypatch.setattr(preprocess_module, "working", overtaken)
+    monkeypatch.setattr(preprocess_module, "progress", overtaken)
     with pytest.raises(DataError, match="o_text_document: another run has finished it meanwhile"):
         preprocess(recipe, {tmp_path / "o": [tmp_path / "x.txt"]})
     assert before and result(tmp_path / "o") == before

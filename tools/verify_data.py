@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from megatron_lmt.data.prefixes import prefix_of, prefixes_in
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, DataError, run_command
 from megatron_lmt.preprocessing.verify import bytes_to_read, verify
@@ -18,14 +19,18 @@ from megatron_lmt.progress import progress
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "prefixes", type=Path, nargs="+", metavar="PREFIX", help="path without .bin, such as de_text_document"
+        "prefixes",
+        type=Path,
+        nargs="+",
+        metavar="PREFIX",
+        help="path without .bin, such as de_text_document; or a folder for all in it",
     )
     parser.add_argument("--full", action="store_true", help="also hashes, token ids, and the end of each document")
     parser.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer", "SentencePieceTokenizer"))
     parser.add_argument("--tokenizer-model", type=Path, metavar="PATH", help="the files must be made with this one")
     arguments = parser.parse_args()
     identity = _tokenizer_identity(arguments)
-    prefixes = [Path(str(prefix).removesuffix(".bin")) for prefix in arguments.prefixes]  # so that a shell can list them
+    prefixes = list(dict.fromkeys(prefix for path in arguments.prefixes for prefix in _prefixes(path)))
     problems, lines = [], []
     with progress(sum(bytes_to_read(prefix, arguments.full) for prefix in prefixes), "verifying") as bar:
         for prefix in prefixes:
@@ -38,6 +43,11 @@ def main() -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _prefixes(path: Path) -> list[Path]:
+    """A folder without token files stands for itself, which is then found wrong."""
+    return (path.is_dir() and prefixes_in(path)) or [prefix_of(path)]
 
 
 def _tokenizer_identity(arguments: argparse.Namespace) -> str | None:

@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from megatron_lmt.data.prefixes import absent
 from megatron_lmt.errors import DataError
 from megatron_lmt.files import write_json_atomically
 
@@ -238,8 +239,10 @@ class IndexedReader:
     def __init__(self, prefix: Path):
         self.prefix = Path(prefix)
         missing = [str(path) for path in (bin_path(prefix), idx_path(prefix)) if not path.is_file()]
+        if len(missing) == 2:
+            raise DataError(absent(self.prefix))
         if missing:
-            raise DataError(f"{' and '.join(missing)}: no such file (a prefix is the path without .bin and .idx)")
+            raise DataError(f"{missing[0]}: no such file; make the files again")
         self._index = _map(idx_path(prefix))
         self._read_index(np.frombuffer(self._index, dtype=np.uint8))
         expected, found = self.num_tokens * self.dtype.itemsize, bin_path(prefix).stat().st_size

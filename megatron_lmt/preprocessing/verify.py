@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, bin_path, idx_path, manifest_path, read_manifest
+from megatron_lmt.data.prefixes import absent
 from megatron_lmt.errors import DataError
 
 BLOCK = 1 << 20
@@ -56,6 +57,8 @@ def verify(prefix: Path, full: bool, tokenizer_identity: str | None, bar: tqdm) 
 
 
 def _readable_manifest(prefix: Path) -> dict:
+    if not any(path(prefix).is_file() for path in (manifest_path, bin_path, idx_path)):
+        raise DataError(absent(prefix))
     manifest = read_manifest(prefix)
     known = manifest if isinstance(manifest, dict) else {}
     missing = [key for key in COUNTS if key not in known]

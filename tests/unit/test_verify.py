@@ -11,6 +11,7 @@ import pytest
 from megatron_lmt.data.indexed import (
     CONTEXT,
     LOSS,
+    IndexedReader,
     IndexedWriter,
     bin_path,
     idx_path,
@@ -157,7 +158,7 @@ def test_the_command(tmp_path, tiny_tokenizer):
     tokens = f"{read_manifest(prefixes[0])['tokens']:,} tokens"
     expected = f"{len(LINES)} documents, {len(LINES)} sequences, {tokens}; sizes, index, hashes, token ids: in order"
     assert result.stdout.splitlines() == [f"{prefix}: {expected}" for prefix in prefixes]
-    assert run(bin_path(prefixes[0])).stdout.splitlines()[-1].startswith(f"{prefixes[0]}: ")
+    assert run(bin_path(prefixes[0])).stdout.count(f"{prefixes[0]}: ") == 1  # each once
     result = run(*tokenizer, tmp_path / "other")
     assert result.returncode == 1 and result.stderr.count("error: ") == 2 and "made with tokenizer" in result.stderr
     bin_path(prefixes[1]).write_bytes(bin_path(prefixes[1]).read_bytes()[:-2])
@@ -165,3 +166,30 @@ def test_the_command(tmp_path, tiny_tokenizer):
     assert result.returncode == 1 and result.stdout.startswith(prefixes[0]) and result.stdout.count("\n") == 1
     assert f"error: {bin_path(prefixes[1])}: " in result.stderr and "Traceback" not in result.stderr
     assert run("--tokenizer-type", "HuggingFaceTokenizer").returncode == 2
+
+
+def verify_data(*arguments):
+    command = [sys.executable, REPOSITORY / "tools/verify_data.py", *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+
+def test_a_folder_stands_for_all_that_is_in_it_even_if_only_an_index_is_left(tmp_path):
+    for name in "abc":
+        write(tmp_path / f"{name}_text_document", [[1, 2, EOD]])
+    for path in (bin_path, manifest_path):
+        path(tmp_path / "c_text_document").unlink()
+    result = verify_data(tmp_path, idx_path(tmp_path / "a_text_document"))
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [f"{tmp_path}/{n}_text_document" for n in "ab"]
+    assert result.returncode == 1 and "c_text_document.manifest.json: no such file" in result.stderr
+
+
+def test_what_is_no_prefix_is_said_with_the_prefixes_that_could_be_meant(tmp_path):
+    write(tmp_path / "tokens_a_text_document", [[1, 2, EOD]])
+    (tmp_path / "empty").mkdir()
+    result = verify_data(tmp_path / "empty", tmp_path / "tokens_a", tmp_path / "x")
+    assert result.returncode == 1 and result.stderr.count("error: ") == 3 and "manifest" not in result.stderr
+    assert f"{tmp_path}/empty is a folder; no token files are in it" in result.stderr
+    assert f"{tmp_path}/tokens_a.idx: no such file; there is {tmp_path}/tokens_a_text_document\n" in result.stderr
+    assert f"{tmp_path}/x.idx: no such file (a prefix is the path without .bin and .idx)" in result.stderr
+    with pytest.raises(DataError, match=f"{tmp_path} is a folder; name a prefix in it: {tmp_path}/tokens_a_text_document"):
+        IndexedReader(tmp_path)

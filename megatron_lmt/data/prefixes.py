@@ -1,0 +1,33 @@
+"""Prefixes of token files as users name them: a folder, a file of theirs, or nearly right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ENDINGS = (".bin", ".idx", ".manifest.json")
+SHOWN = 5
+
+
+def prefix_of(path: Path) -> Path:
+    """What a token file belongs to, so that a shell may list files; any other path as it is."""
+    return next((Path(str(path).removesuffix(ending)) for ending in ENDINGS if path.name.endswith(ending)), path)
+
+
+def prefixes_in(folder: Path) -> list[Path]:
+    """All of which there is a file in this folder, in order."""
+    return sorted({prefix for file in folder.iterdir() if (prefix := prefix_of(file)) != file})
+
+
+def absent(prefix: Path) -> str:
+    """That no token files have this prefix, and which prefix could be meant."""
+    if prefix.is_dir():
+        inside = prefixes_in(prefix)
+        return f"{prefix} is a folder; {f'name a prefix in it: {_some(inside)}' if inside else 'no token files are in it'}"
+    around = prefixes_in(prefix.parent) if prefix.parent.is_dir() else []
+    near = [other for other in around if other.name.startswith(prefix.name)]
+    hint = f"; there is {_some(near)}" if near else " (a prefix is the path without .bin and .idx)"
+    return f"{prefix}.bin and {prefix}.idx: no such file{hint}"
+
+
+def _some(prefixes: list[Path]) -> str:
+    return ", ".join(map(str, prefixes[:SHOWN])) + (f" and {len(prefixes) - SHOWN} more" if prefixes[SHOWN:] else "")

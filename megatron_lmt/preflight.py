@@ -252,7 +252,7 @@ def _open_start(run: RunConfig, shape: ModelShape) -> Path | SafetensorsFolder |
     if not path.exists():
         raise CheckpointError(f"model.pretrained_checkpoint: {path}: no such folder")
     if is_hf_folder(path):
-        _check_same_shape(path, read_shape(path).to_dict(), shape)
+        _check_same_shape(path, read_shape(path, "model.pretrained_checkpoint").to_dict(), shape)
         return SafetensorsFolder(path, shape)
     folder = find_checkpoint(path)
     if run.fp8 and run.fp8.param_gather:

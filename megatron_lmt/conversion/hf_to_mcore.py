@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_lmt.conversion.companions import check_tokenizer, write_hf_files
+from megatron_lmt.conversion.hf_source import check_hf_source
 from megatron_lmt.conversion.mcore_model import LAYERS, parameter_shapes
 from megatron_lmt.conversion.new_checkpoint import Part, new_checkpoint
 from megatron_lmt.conversion.new_folder import check_target
@@ -29,6 +30,7 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
             full. `target` is as it was before.
     """
     check_target(target, source, options.overwrite)
+    check_hf_source(source)
     shape = read_shape(source)
     tensors = SafetensorsFolder(source, shape, read_once=True)
     tensors.check_tied_copy()

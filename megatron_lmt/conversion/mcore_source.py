@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_lmt.errors import CheckpointError
+from megatron_lmt.model.hf_folder import is_hf_folder
 from megatron_lmt.model.shape import ModelShape, read_shape
 from megatron_lmt.runtime.checkpoint_folder import (
     HF_FOLDER,
@@ -43,10 +44,14 @@ def find_mcore_source(path: Path, hf_config: Path | None) -> McoreSource:
         CheckpointError: there is no complete checkpoint; it is plain Megatron-LM's and there is no `hf_config`, or it is
             not and there is.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such folder")
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: {'a file' if path.exists() else 'no such folder'}; name a checkpoint or a run directory"
+        )
     plain = _find_plain(path)
     if plain is None:
+        if is_hf_folder(path):
+            raise CheckpointError(f"{path}: a Hugging Face model, and no checkpoint; its format is hf")
         folder = find_checkpoint(path)
         if hf_config:
             raise CheckpointError(f"{folder}: --hf-config is for plain Megatron-LM checkpoints, this one has its own")
@@ -56,7 +61,7 @@ def find_mcore_source(path: Path, hf_config: Path | None) -> McoreSource:
             f"{plain}: neither complete nor one of plain Megatron-LM? A complete checkpoint of ours holds COMMITTED.json; "
             f"for Megatron-LM's, name the Hugging Face folder of the model's config.json and tokenizer with --hf-config"
         )
-    return McoreSource(plain, hf_config, read_shape(hf_config), None)
+    return McoreSource(plain, hf_config, read_shape(hf_config, "--hf-config"), None)
 
 
 def _find_plain(path: Path) -> Path | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from megatron_lmt.errors import CheckpointError
 from megatron_lmt.model.hf_folder import is_hf_folder
+from megatron_lmt.runtime.checkpoint_folder import CHECKPOINTS
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 
-UNFINISHED = ".unfinished"
+UNFINISHED, REPLACED = ".unfinished", ".replaced"
 SPARE_BYTES = 64 * 1024 * 1024
 """Room for what comes with the weights: tokenizer, configuration, indices."""
 
@@ -20,16 +21,33 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     """Whether a model may be written to `target`.
 
     Raises:
-        CheckpointError: something is there; with `overwrite`, something that is no model, or `source` is inside.
+        CheckpointError: one of `target` and `source` is inside of the other; or something is at `target`, with `overwrite`
+            something that is no model.
     """
+    _check_apart(target, source)
     if not target.exists():
         return
     if not overwrite:
         raise CheckpointError(f"{target} exists already and is not written over: name another folder, or give --overwrite")
     if not is_hf_folder(target) and not (target / COMMIT_MARKER).is_file():
         raise CheckpointError(f"{target} is neither a Hugging Face model nor a checkpoint: --overwrite does not replace it")
-    if target.resolve() in (source.resolve(), *source.resolve().parents):
-        raise CheckpointError(f"{target} holds what is to be converted, {source}: name another folder")
+
+
+def _check_apart(target: Path, source: Path) -> None:
+    new, old = target.resolve(), source.resolve()
+    for replaced in (new, *(new.with_name(new.name + ending) for ending in (UNFINISHED, REPLACED))):
+        if replaced in (old, *old.parents):
+            holds = "is" if replaced == old else "holds"
+            raise CheckpointError(
+                f"{target}: what is written here replaces {replaced}, and that {holds} what is to be "
+                f"converted: name another folder"
+            )
+    # a run directory may have its exports beside its checkpoints
+    read = old / CHECKPOINTS if (old / CHECKPOINTS).is_dir() else old
+    if read in new.parents:
+        raise CheckpointError(
+            f"{target} is inside of {read}, which is to be converted and must stay as it is: name a folder outside of it"
+        )
 
 
 @contextmanager
@@ -47,7 +65,7 @@ def new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
         unfinished.mkdir(parents=True)
         _check_space(unfinished, num_bytes + SPARE_BYTES)
         yield unfinished
-        replaced = target.with_name(target.name + ".replaced")
+        replaced = target.with_name(target.name + REPLACED)
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
             target.rename(replaced)

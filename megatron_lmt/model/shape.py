@@ -66,11 +66,12 @@ def config_file(path: Path) -> Path:
     return path / "config.json" if path.is_dir() else path
 
 
-def read_shape(path: Path) -> ModelShape:
+def read_shape(path: Path, option: str = "model.hf_config") -> ModelShape:
     """Read and check a config.json.
 
     Args:
         path: the file, or the folder that holds it.
+        option: what the user named it with.
     Raises:
         ConfigError: no such file, neither Qwen3 nor Llama, or fields the trainer cannot represent (all of them are listed).
     """
@@ -78,9 +79,11 @@ def read_shape(path: Path) -> ModelShape:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; model.hf_config names a config.json or the folder with it") from None
-    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}: no such file; {option} names a config.json or the folder with it") from None
+    except ValueError as error:  # of JSON, or of UTF-8
         raise ConfigError(f"{file}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: no description of a model, but a JSON {type(config).__name__}")
     problems = [f"{file}: {problem}" for problem in unsupported(config)]
     if problems:
         raise ConfigError(problems)

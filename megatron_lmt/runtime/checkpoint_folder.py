@@ -15,6 +15,7 @@ from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_proble
 
 RUN_STATE = "run_state.json"
 HF_FOLDER = "huggingface"
+CHECKPOINTS = "checkpoints"
 EXPORTS = "exports"
 """Folder of a run with Hugging Face models, each called like the checkpoint it was made of."""
 UNFINISHED = ".unfinished-"
@@ -36,6 +37,11 @@ def committed(checkpoints: Path) -> list[Path]:
     return sorted(marker.parent for marker in checkpoints.glob(f"iter_*/{COMMIT_MARKER}"))
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Whether `path` is a complete checkpoint, or a folder of some, or a run directory that has one."""
+    return (path / COMMIT_MARKER).is_file() or bool(committed(path) or committed(path / CHECKPOINTS))
+
+
 def without_marker(checkpoints: Path) -> list[Path]:
     """Folders that are called as checkpoints are and are none: somebody removed the marker, or copied a part."""
     return sorted(folder for folder in checkpoints.glob("iter_*") if not (folder / COMMIT_MARKER).is_file())
@@ -50,7 +56,7 @@ def find_checkpoint(path: Path) -> Path:
     if (path / COMMIT_MARKER).is_file():
         folder = path
     else:
-        complete = committed(path) or committed(path / "checkpoints")
+        complete = committed(path) or committed(path / CHECKPOINTS)
         if not complete:
             raise CheckpointError(f"{path}: no complete checkpoint here (a complete one holds {COMMIT_MARKER})")
         folder = complete[-1]

@@ -193,9 +193,35 @@ def test_an_existing_target_is_only_replaced_when_asked_and_when_it_is_a_model(h
     (tmp_path / "home").mkdir()
     overwrite = Options(overwrite=True)
     assert "neither a Hugging Face model nor a checkpoint" in refused(import_from_hf, hf, tmp_path / "home", overwrite)
-    assert "holds what is to be converted" in refused(export_to_hf, mcore, mcore, overwrite)
     import_from_hf(hf, mcore, overwrite)
     assert (mcore / "COMMITTED.json").stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_source_and_target_are_apart(mcore, tmp_path, overwrite):
+    options, run = Options(overwrite=overwrite), tmp_path / "run"
+    folder = run / "checkpoints" / "iter_0000005"
+    folder.parent.mkdir(parents=True)
+    mcore.rename(folder)
+    (tmp_path / "link").symlink_to(run)
+    for source, target in [(folder, folder), (folder, run), (tmp_path / "link", run), (run, tmp_path)]:
+        assert "what is to be converted" in refused(export_to_hf, source, target, options)
+    for source, target in [(folder, folder / "a"), (run, folder / "a"), (run, tmp_path / "link/checkpoints/iter_0000006")]:
+        assert "which is to be converted and must stay as it is" in refused(reshard, source, target, options)
+    export_to_hf(run, run / "hf_model", options)  # as slurm/convert.sh does
+    (run / "hf_model").rename(run / "m.replaced")
+    assert f"replaces {run}/m.replaced" in refused(import_from_hf, run / "m.replaced", run / "m", options)
+
+
+def test_a_source_of_the_other_kind_or_of_none(hf, mcore, tmp_path):
+    for convert, source in [(import_from_hf, mcore), (export_to_hf, hf), (reshard, hf)]:
+        kind = "mcore" if source == mcore else "hf"
+        assert f"format is {kind}" in refused(convert, source, tmp_path / "target")
+    for convert in (import_from_hf, export_to_hf):
+        assert "no such folder" in refused(convert, tmp_path / "absent", tmp_path / "target")
+        assert "config.json: a file; name a" in refused(convert, hf / "config.json", tmp_path / "target")
+    (hf / "config.json").unlink()
+    assert f"{hf}: no Hugging Face model, no config.json in it" in refused(import_from_hf, hf, tmp_path / "target")
 
 
 def test_a_write_that_fails_in_the_middle(hf, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megatron_lmt.conversion.hf_source import check_hf_source
 from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.verify import prove
 from megatron_lmt.errors import run_command
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("--hf-config", type=Path, help="for plain Megatron-LM: folder of config.json and tokenizer")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute logits in")
     arguments = parser.parse_args()
+    check_hf_source(arguments.hf_dir)
     checkpoint = find_mcore_source(arguments.mcore_dir, arguments.hf_config)
     print("\n".join(prove(arguments.hf_dir, checkpoint.folder, checkpoint.shape, arguments.dtype)))
 

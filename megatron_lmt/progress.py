@@ -10,6 +10,10 @@ from typing import TextIO
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30
+LINE = "{desc}: {percentage:.0f} % of {total_fmt}, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}"
+LINE_WITHOUT_TOTAL = "{desc}: {n_fmt}{unit}, {rate_fmt}, {elapsed} passed{postfix}"
+PACE = "{percentage:.0f} %, {remaining} left{postfix} |{bar}|"
+"""On a terminal: what matters fits into 80 columns, and the bar is in what is left of the line."""
 
 
 def progress(total: int, description: str, unit: str = "B", delay: float = 0) -> tqdm:
@@ -30,18 +34,20 @@ def progress(total: int, description: str, unit: str = "B", delay: float = 0) ->
         miniters=1,
         delay=delay,
         file=_Lines(sys.stderr),
-        bar_format="{desc}: {percentage:.0f} % of {total_fmt}, {rate_fmt}, {elapsed} passed, {remaining} left{postfix}",
+        bar_format=LINE if total else LINE_WITHOUT_TOTAL,
     )
 
 
 class Pace:
-    """A bar over the bytes of files, and beside it documents/s, tokens/s, MB/s of text and how many records were rejected.
+    """A bar over the bytes of files, and beside it how many records were rejected, documents/s, tokens/s and MB/s of text.
 
     Several threads may add to it.
     """
 
     def __init__(self, bar: tqdm):
         self._bar, self._began, self._lock = bar, time.monotonic(), threading.Lock()
+        if bar.bar_format is None:  # on a terminal
+            bar.bar_format = PACE
         self._documents = self._tokens = self._text_bytes = self._rejected = 0
 
     def skip(self, size: int) -> None:
@@ -57,10 +63,9 @@ class Pace:
             self._text_bytes += text_bytes
             self._rejected += rejected
             seconds = max(time.monotonic() - self._began, 1e-9)
-            speeds = f"{self._documents / seconds:,.0f} documents/s, {self._tokens / seconds:,.0f} tokens/s"
-            self._bar.set_postfix_str(
-                f"{speeds}, {self._text_bytes / seconds / 1e6:.1f} MB/s, {self._rejected:,} rejected", refresh=False
-            )
+            counts = {" documents": self._documents, " tokens": self._tokens, "B": self._text_bytes}
+            speeds = [tqdm.format_sizeof(count / seconds, f"{unit}/s") for unit, count in counts.items()]
+            self._bar.set_postfix_str(", ".join([f"{self._rejected:,} rejected", *speeds]), refresh=False)
             self._bar.update(size)
 
 

@@ -163,6 +163,6 @@ def test_the_pace_is_that_of_all_sources(tmp_path, recipe, monkeypatch):
     manifests = preprocess(recipe, {tmp_path / name: [tmp_path / f"{name}.txt"] for name in "ab"}, 1, 1)
     tokens = [sum(manifest["tokens"] for manifest in manifests[:count]) for count in (1, 2)]
     assert shown == [
-        f"5 documents/s, {tokens[0] / 2:,.0f} tokens/s, 0.0 MB/s, 1 rejected",
-        f"10 documents/s, {tokens[1] / 4:,.0f} tokens/s, 0.0 MB/s, 2 rejected",
+        f"1 rejected, 5.00 documents/s, {tokens[0] / 2:.1f} tokens/s, 35.5B/s",
+        f"2 rejected, 10.0 documents/s, {tokens[1] / 4:.1f} tokens/s, 70.5B/s",
     ]

@@ -276,7 +276,7 @@ def test_the_command_prepares_a_folder_and_says_what_it_did(tmp_path, command):
     assert result.returncode == 0, result.stderr
     last = result.stdout.splitlines()[-1]
     assert last.startswith("2 sources, 7 documents read = 7 written + 0 rejected, ") and last.endswith(" → tokens")
-    assert re.search(r"100 % of .* left, [\d,]+ documents/s, [\d,]+ tokens/s, [\d.]+ MB/s, 0 rejected", result.stderr)
+    assert re.search(r"100 % of .* left, 0 rejected, [\d.]+k? documents/s, [\d.]+k? tokens/s, [\d.]+[kM]?B/s", result.stderr)
     assert "\r" not in result.stderr and "100 % of" in result.stderr
     names = {f"mono.{code}_text_document.{end}" for code in ("de", "fr") for end in ("bin", "idx", "manifest.json")}
     assert set(os.listdir(tmp_path / "tokens")) == names

@@ -6,13 +6,17 @@ command shows everything that is wrong.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class UserError(Exception):
@@ -94,3 +98,18 @@ def run_command(main: Callable[[], int | None]) -> None:
         print_problems(error.problems)
         code = 2
     sys.exit(code)
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """As `run_command`, for a tool: a file that it cannot read or write is one that the user named, and theirs to mend."""
+    run_command(partial(_name_files, main))
+
+
+def _name_files(main: Callable[[], int | None]) -> int | None:
+    try:
+        return main()
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_TROUBLE:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        raise UserError(f"{place}{error.strerror}") from error

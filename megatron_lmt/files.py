@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ BLOCK = 1 << 20
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, flush to disk, rename: `path` holds the old text or the new, never a part."""
+    """Write beside `path`, flush to disk, rename: `path` holds the old text or the new, never a part.
+
+    Raises:
+        OSError: of `path`; nothing has changed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
     flush_to_disk(path.parent)
 
 
@@ -33,6 +43,11 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def no_file(path: Path) -> str:
+    """What is wrong with a path that is no file."""
+    return f"{path}: {'a folder, and not a file' if path.is_dir() else 'no such file'}"
 
 
 def file_sha256(path: Path) -> str:

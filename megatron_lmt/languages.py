@@ -94,7 +94,9 @@ def split_direction(direction: str) -> tuple[str, str]:
     Raises:
         ConfigError: not two different known codes.
     """
-    source, _, target = direction.partition("-")
+    source, dash, target = direction.partition("-")
+    if not dash:
+        raise ConfigError(f"direction {direction!r}: write source-target, such as en-de")
     problems = [f"direction {direction!r}: {_unknown(code)}" for code in (source, target) if code not in languages()]
     if source == target:
         problems.append(f"direction {direction!r}: source and target are the same")

@@ -303,6 +303,8 @@ def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, plan: Pla
 def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
     """This run's newest checkpoint, if the output folder has one; an error if the folder belongs to something else."""
     output_dir = run.output_dir
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"output_dir = {output_dir} is a file; name an empty or new folder")
     if not output_dir.exists() or all(path.name == JOB_FOLDER for path in output_dir.iterdir()):
         return None
     if not (output_dir / RESOLVED).is_file():

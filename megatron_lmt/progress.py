@@ -20,16 +20,17 @@ def progress(total: int, description: str, unit: str = "B", delay: float = 0) ->
     """A bar on a terminal; in a log file one line every half minute. Call its `update(done)`.
 
     Args:
+        unit: what is counted, such as " sentences"; bytes are shown as kB, MB and so on.
         delay: seconds; shorter work shows nothing.
     """
     total = total or None  # 0: nobody knows
     if sys.stderr.isatty():
-        return tqdm(total=total, desc=description, unit=unit, unit_scale=True, mininterval=1, delay=delay)
+        return tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", mininterval=1, delay=delay)
     return tqdm(
         total=total,
         desc=description,
         unit=unit,
-        unit_scale=True,
+        unit_scale=unit == "B",
         mininterval=SECONDS_BETWEEN_LINES,
         miniters=1,
         delay=delay,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megatron_lmt.errors import ConfigError, UserError
+from megatron_lmt.files import no_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +39,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"{path}: no such file") from None
+        raise ConfigError(no_file(Path(path))) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
 

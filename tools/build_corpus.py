@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_lmt.corpus.cleaning import rejection_table
 from megatron_lmt.corpus.cpt import build_cpt_corpus
-from megatron_lmt.errors import run_command
+from megatron_lmt.errors import run_tool
 from megatron_lmt.preprocessing.inputs import CORPUS_REPORT
 from megatron_lmt.sft.corpus import build_sft_corpus
 
@@ -52,4 +52,4 @@ def _print_rejected(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

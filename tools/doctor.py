@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from megatron_lmt.config import load_run
-from megatron_lmt.errors import Problems, run_command
+from megatron_lmt.errors import Problems, run_tool
 from megatron_lmt.preflight import check_run
 
 
@@ -47,4 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

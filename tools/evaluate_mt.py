@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_lmt.errors import Problems, run_command
+from megatron_lmt.arguments import at_least
+from megatron_lmt.errors import Problems, run_tool
 from megatron_lmt.eval.arguments import add_decoding_arguments, decoding_options, decoding_problems
 from megatron_lmt.eval.comet import Comet
 from megatron_lmt.eval.evaluate import Evaluation, evaluate, folder_translator, method_of, model_translator
@@ -53,7 +54,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test-set", type=Path, required=True, help="folder with one file for each language, line by line")
     parser.add_argument("--directions", nargs="+", required=True, help="such as en-ky, or en-x x-en zh-x x-zh all-234")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--max-sentences", type=int, metavar="N", help="only the first N of the test set")
+    parser.add_argument("--max-sentences", type=at_least(1), metavar="N", help="only the first N of the test set")
     parser.add_argument("--comet-checkpoint", type=Path, metavar="DIR", help="folder of a COMET model; absent: no COMET")
     parser.add_argument(
         "--comet-python",
@@ -62,7 +63,7 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="PATH",
         help="interpreter with unbabel-comet (tools/setup_comet.sh makes one; default: this one)",
     )
-    parser.add_argument("--comet-batch-size", type=int, default=16, help="segments (default: 16)")
+    parser.add_argument("--comet-batch-size", type=at_least(1), default=16, help="segments (default: 16)")
     parser.add_argument("--spbleu-model", type=Path, metavar="FILE", help="SentencePiece model of spBLEU; absent: no spBLEU")
     parser.add_argument(
         "--compare", type=Path, metavar="TSV", help="published scores to show beside, such as lmt_scores.tsv"
@@ -75,8 +76,6 @@ def _check(arguments: argparse.Namespace) -> tuple[Evaluation, list[str]]:
     """Everything that can be known before work starts; and directions of groups that the test set lacks."""
     problems = Problems()
     problems.found += decoding_problems(arguments)
-    if arguments.max_sentences is not None and arguments.max_sentences < 1:
-        problems.found.append(f"--max-sentences {arguments.max_sentences}: must be at least 1")
     if arguments.model and not (arguments.model / "config.json").is_file():
         problems.found.append(f"--model {arguments.model}: no config.json; this is not an exported model")
     comet = None
@@ -89,8 +88,11 @@ def _check(arguments: argparse.Namespace) -> tuple[Evaluation, list[str]]:
     test_set = problems.of(TestSet, arguments.test_set)
     directions, lacking = (problems.of(test_set.directions, arguments.directions) if test_set else None) or ([], [])
     if arguments.translations:
-        missing = [name for name in directions if not (arguments.translations / f"{name}.txt").is_file()]
-        problems.found += [f"{arguments.translations}: no file {name}.txt" for name in missing]
+        missing = [f"{name}.txt" for name in directions if not (arguments.translations / f"{name}.txt").is_file()]
+        if not arguments.translations.is_dir():
+            problems.found.append(f"--translations {arguments.translations}: no such folder")
+        elif missing:
+            problems.found.append(f"--translations {arguments.translations}: no file {', no '.join(missing)}")
     problems.raise_if_any()
     evaluation = Evaluation(
         test_set, directions, arguments.output_dir, arguments.max_sentences, arguments.spbleu_model, comet
@@ -99,4 +101,4 @@ def _check(arguments: argparse.Namespace) -> tuple[Evaluation, list[str]]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

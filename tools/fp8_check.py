@@ -13,8 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from megatron_lmt.arguments import at_least
 from megatron_lmt.config import Fp8Section, RunConfig, load_run
-from megatron_lmt.errors import UserError, run_command
+from megatron_lmt.errors import UserError, run_tool
 from megatron_lmt.fp8_check import compare, report, write
 from megatron_lmt.machine import machine_problems
 from megatron_lmt.model.shape import read_shape
@@ -26,8 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_file", type=Path, metavar="RUN.toml", help="TOML file of the run; [fp8] may be absent")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as fp8.recipe=delayed")
-    parser.add_argument("--iterations", type=int, default=60, metavar="N", help="of each trial (default: 60, at least 10)")
-    parser.add_argument("--processes", type=int, metavar="N", help="one for each GPU (default: all GPUs of this machine)")
+    parser.add_argument(
+        "--iterations", type=at_least(10), default=60, metavar="N", help="of a trial, at least 10 (default: 60)"
+    )
+    parser.add_argument("--processes", type=at_least(1), metavar="N", help="one for each GPU (default: all GPUs here)")
     arguments = parser.parse_intermixed_args()
     run = load_run(arguments.run_file, arguments.overrides)
     run = run.model_copy(update={"fp8": run.fp8 or Fp8Section()})
@@ -75,4 +78,4 @@ def _train(arguments: argparse.Namespace, run: RunConfig, output_dir: Path, is_f
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

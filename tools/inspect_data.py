@@ -8,12 +8,13 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
+from megatron_lmt.arguments import at_least
 from megatron_lmt.config import load_run
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.show import preview_sample, show_document, show_sample
 from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_lmt.errors import ConfigError, Problems, run_command
+from megatron_lmt.errors import ConfigError, Problems, run_tool
 from megatron_lmt.languages import check_languages, languages
 from megatron_lmt.preflight import ReadyRun, check_run
 from megatron_lmt.preprocessing.fertility import fertility_table, measure
@@ -52,14 +53,14 @@ def _parse_arguments() -> argparse.Namespace:
 
     look = commands.add_parser("look", help="documents at random")
     look.add_argument("prefix", type=Path, metavar="PREFIX", help="of the token files, without .bin")
-    look.add_argument("--count", type=int, default=5, metavar="C", help="how many documents (default: 5)")
+    look.add_argument("--count", type=at_least(1), default=5, metavar="C", help="how many documents (default: 5)")
     look.add_argument("--seed", type=int, default=0, metavar="S", help="another one shows others (default: 0)")
     look.set_defaults(show=_look)
 
     fertility = commands.add_parser("fertility", help="tokens per word or character of each language")
     fertility.add_argument("path", metavar="PATH", help="files of text, with {language} in the path; also .gz or .zst")
     fertility.add_argument("--languages", nargs="+", metavar="CODE", help="default: all 60")
-    fertility.add_argument("--documents", type=int, metavar="N", help="the first N of each file (default: all)")
+    fertility.add_argument("--documents", type=at_least(1), metavar="N", help="the first N of each file (default: all)")
     fertility.add_argument("--json", action="store_true", help="one JSON object for each language, instead of a table")
     fertility.set_defaults(show=_fertility)
 
@@ -110,8 +111,6 @@ def _document(arguments: argparse.Namespace) -> list[str]:
 
 
 def _look(arguments: argparse.Namespace) -> list[str]:
-    if arguments.count < 1:
-        raise ConfigError(f"--count {arguments.count}: show at least one document")
     reader, tokenizer = _open_source(arguments)
     count = min(arguments.count, reader.num_documents)
     chosen = random.Random(arguments.seed).sample(range(reader.num_documents), count)
@@ -139,4 +138,4 @@ def _open_source(arguments: argparse.Namespace) -> tuple[IndexedReader, Tokenize
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -6,10 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
+from megatron_lmt.arguments import at_least, file_to_write, picture_to_write, positive
 from megatron_lmt.config import load_run
 from megatron_lmt.data.planner import add_targets, aggregate, by_group, by_language, by_pair, by_source, plan_rows, warnings
 from megatron_lmt.data.tokenizer import load_tokenizer
-from megatron_lmt.errors import run_command
+from megatron_lmt.errors import run_tool
 from megatron_lmt.plots import draw_plan
 from megatron_lmt.preflight import check_data
 from megatron_lmt.text_table import text_table
@@ -23,12 +24,16 @@ def main() -> None:
     parser.add_argument("run_file", type=Path, help="TOML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.train_iters=20")
     parser.add_argument("--by", choices=VIEWS, default="group", help="rows of the table (default: group)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all views, and the warnings, here")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the planned tokens of each source here")
-    parser.add_argument("--tokens-per-second-per-gpu", type=float, metavar="N", help="to say how many GPU-hours it takes")
-    parser.add_argument("--most-epochs", type=float, default=4, metavar="N", help="warn about more (default: 4)")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write all views, and the warnings, here")
+    parser.add_argument("--png", type=picture_to_write, metavar="FILE", help="draw the planned tokens of each source here")
+    parser.add_argument("--tokens-per-second-per-gpu", type=positive, metavar="N", help="to say how many GPU-hours it takes")
+    parser.add_argument("--most-epochs", type=positive, default=4, metavar="N", help="warn about more (default: 4)")
     parser.add_argument(
-        "--documents", type=int, default=20_000, metavar="N", help="of each direction, to look for repeated targets (20,000)"
+        "--documents",
+        type=at_least(1),
+        default=20_000,
+        metavar="N",
+        help="of each direction, to look for repeated targets (20,000)",
     )
     arguments = parser.parse_intermixed_args()
     run = load_run(arguments.run_file, arguments.overrides)
@@ -96,4 +101,4 @@ def _repetition_table(rows: list[dict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

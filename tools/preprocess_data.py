@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from megatron_lmt.errors import ConfigError, run_command
+from megatron_lmt.errors import ConfigError, run_tool
 from megatron_lmt.languages import check_languages, split_direction
 from megatron_lmt.preprocessing.engines import AUTO, ENGINES
 from megatron_lmt.preprocessing.inputs import Input, as_input, expand, kind_of, paired, sources_in, unread_files
@@ -181,4 +181,4 @@ def _part(sources: dict[Path, list], part: str | None) -> dict[Path, list]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

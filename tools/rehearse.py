@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from megatron_lmt.config import load_run
-from megatron_lmt.errors import Problems, run_command
+from megatron_lmt.errors import Problems, run_tool
 from megatron_lmt.estimate import estimate
 from megatron_lmt.model.shape import read_shape
 from megatron_lmt.preflight import check_data
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

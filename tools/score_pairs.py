@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megatron_lmt.arguments import at_least
 from megatron_lmt.corpus.score_pairs import score_pairs
-from megatron_lmt.errors import run_command
+from megatron_lmt.errors import run_tool
 from megatron_lmt.eval.comet import Comet
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="PAIR", help="score these, such as en-de: one job for each")
     parser.add_argument("--comet-checkpoint", type=Path, required=True, help="folder of a downloaded model")
     parser.add_argument("--comet-python", type=Path, required=True, help="its own interpreter: tools/setup_comet.sh")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=at_least(1), default=16, metavar="N", help="pairs (default: 16)")
     arguments = parser.parse_args()
     comet = Comet(arguments.comet_checkpoint, arguments.comet_python, arguments.batch_size)
     written = score_pairs(arguments.config, comet, arguments.root, arguments.only)
@@ -25,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

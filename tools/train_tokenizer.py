@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_lmt.errors import run_command
+from megatron_lmt.errors import run_tool
 from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

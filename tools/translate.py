@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from megatron_lmt.errors import Problems, run_command
+from megatron_lmt.errors import Problems, run_tool
 from megatron_lmt.eval.arguments import add_decoding_arguments, decoding_options, decoding_problems
 from megatron_lmt.eval.translate import Method, Translator
-from megatron_lmt.files import write_text_atomically
+from megatron_lmt.files import no_file, write_text_atomically
 from megatron_lmt.languages import split_direction
 from megatron_lmt.preprocessing.records import read_lines
 
@@ -48,13 +49,15 @@ def _check(arguments: argparse.Namespace) -> tuple[str, str]:
         problems.of(Method(arguments.prompt, arguments.template, arguments.through).third_language, *direction)
     if arguments.output.exists():
         problems.found.append(f"{arguments.output} exists already and is not written over")
-    if not arguments.output.parent.is_dir():
+    elif not arguments.output.parent.is_dir():
         problems.found.append(f"{arguments.output.parent}: no such folder, for the output")
+    elif not os.access(arguments.output.parent, os.W_OK):
+        problems.found.append(f"{arguments.output.parent}: no permission to write here, for the output")
     if (arguments.prompt == "pmp-oracle") != (arguments.auxiliary is not None):
         problems.found.append("--prompt pmp-oracle and --auxiliary FILE belong together")
     for file in (arguments.input, arguments.auxiliary):
         if file and not file.is_file():
-            problems.found.append(f"{file}: no such file")
+            problems.found.append(no_file(file))
     problems.found += decoding_problems(arguments)
     problems.raise_if_any()
     return direction
@@ -65,4 +68,4 @@ def _read(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_lmt.data.prefixes import prefix_of, prefixes_in
 from megatron_lmt.data.tokenizer import load_tokenizer
-from megatron_lmt.errors import ConfigError, DataError, run_command
+from megatron_lmt.errors import ConfigError, DataError, run_tool
 from megatron_lmt.preprocessing.verify import bytes_to_read, verify
 from megatron_lmt.progress import progress
 
@@ -66,4 +66,4 @@ def _summary(prefix: Path, manifest: dict, full: bool) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -41,6 +41,15 @@ def check_tokenizer(folder: Path, shape: ModelShape, trained_with: str | None = 
         raise CheckpointError(f"{folder}: the tokenizer is {tokenizer.identity()}, but the run had {trained_with}")
 
 
+def check_text_tokenizer(folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: no tokenizer with which text becomes the input of both models, whose logits are to be compared.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder}: no tokenizer.json; --verify compares logits on text and needs it")
+
+
 def write_hf_files(source: Path, folder: Path, shape: ModelShape, dtype: str) -> None:
     """Everything of a Hugging Face folder but the weights, for a model of this shape.
 

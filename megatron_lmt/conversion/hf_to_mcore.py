@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_lmt.conversion.companions import check_tokenizer, write_hf_files
+from megatron_lmt.conversion.companions import check_text_tokenizer, check_tokenizer, write_hf_files
 from megatron_lmt.conversion.hf_source import check_hf_source
 from megatron_lmt.conversion.mcore_model import LAYERS, parameter_shapes
 from megatron_lmt.conversion.new_checkpoint import Part, new_checkpoint
@@ -35,6 +35,8 @@ def import_from_hf(source: Path, target: Path, options: Options) -> None:
     tensors = SafetensorsFolder(source, shape, read_once=True)
     tensors.check_tied_copy()
     check_tokenizer(source, shape)
+    if options.verify:
+        check_text_tokenizer(source)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape
     run_state = {"iteration": 0, "identity": {"shape": untied.to_dict()}, "dtype": tensors.dtype}
     parts = _parts(source, untied, tensors.dtype)

@@ -7,7 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from megatron_lmt.conversion.companions import check_tokenizer, write_generation_config, write_hf_files, write_model_card
+from megatron_lmt.conversion.companions import (
+    check_text_tokenizer,
+    check_tokenizer,
+    write_generation_config,
+    write_hf_files,
+    write_model_card,
+)
 from megatron_lmt.conversion.mcore_model import McoreModel
 from megatron_lmt.conversion.mcore_source import McoreSource, find_mcore_source
 from megatron_lmt.conversion.new_folder import check_target, new_folder
@@ -36,6 +42,8 @@ def export_to_hf(source: Path, target: Path, options: Options) -> None:
     check_target(target, source, options.overwrite)
     checkpoint = find_mcore_source(source, options.hf_config)
     check_tokenizer(checkpoint.hf_files, checkpoint.shape, checkpoint.tokenizer)
+    if options.verify:
+        check_text_tokenizer(checkpoint.hf_files)
     shape = checkpoint.shape
     model = McoreModel(checkpoint.folder, shape)
     untied = replace(shape, tie_word_embeddings=False) if options.untie else shape

@@ -72,7 +72,7 @@ def reshard(source: Path, target: Path, options: Options) -> None:
         if options.verify:
             copied = {part.chunk.name for part in parts if part.chunk.name == part.origin.name}
             count = check_same_tensors(reader, TorchDistReader(folder), copied, shape.vocab_size)
-            print(f"{count} tensors have the same SHA-256 in {checkpoint.folder} and {folder}")
+            print(f"{count} tensors have the same SHA-256 in {checkpoint.folder} and {target}")
 
 
 def _check_options(shape: ModelShape, options: Options) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from megatron_lmt.conversion.companions import check_text_tokenizer
 from megatron_lmt.conversion.layers_hf import logits_of_hf
 from megatron_lmt.conversion.layers_mcore import logits_of_mcore
 from megatron_lmt.conversion.mcore_model import McoreModel
@@ -118,8 +119,7 @@ def compare_logits(hf: Path, mcore: Path, shape: ModelShape, dtype: str) -> list
     Raises:
         CheckpointError: there is no tokenizer.
     """
-    if not (hf / "tokenizer.json").is_file():
-        raise CheckpointError(f"{hf}: no tokenizer.json; --verify compares logits on text and needs it")
+    check_text_tokenizer(hf)
     tokenizer = Tokenizer.from_file(str(hf / "tokenizer.json"))
     longest = min(shape.max_position_embeddings, 512)
     texts = [torch.tensor(tokenizer.encode(text).ids[:longest]) for text in TEXTS.values()]

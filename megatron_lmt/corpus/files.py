@@ -20,7 +20,7 @@ from pydantic import field_validator, model_validator
 
 from megatron_lmt.corpus.clean_config import CleanSection, DocumentOverride, PairOverride, for_source
 from megatron_lmt.errors import ConfigError, DataError
-from megatron_lmt.files import write_json_atomically
+from megatron_lmt.files import no_file, write_json_atomically
 from megatron_lmt.languages import check_languages, languages, pairs, split_direction
 from megatron_lmt.preprocessing.inputs import CORPUS_REPORT
 from megatron_lmt.preprocessing.records import read_aligned, read_documents, read_pairs
@@ -194,7 +194,7 @@ def check_inputs(inputs: list[TextFile | PairFiles]) -> None:
     Raises:
         DataError: files that are not there and inputs that are named twice, all of them; or there is no input at all.
     """
-    problems = [f"{path}: no such file" for path in dict.fromkeys(p for i in inputs for p in i.paths) if not path.is_file()]
+    problems = [no_file(path) for path in dict.fromkeys(p for i in inputs for p in i.paths) if not path.is_file()]
     times = Counter(frozenset(source.paths) for source in inputs)
     problems += [
         f"{' and '.join(map(str, sorted(paths)))}: named {count} times, so each record would be there {count} times; "

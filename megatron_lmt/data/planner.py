@@ -68,7 +68,7 @@ def add_targets(
     """
     sources = directions_of(run, plan)
     targets: dict[str, Targets] = {}
-    with progress(len(sources), "reading targets", "source") as bar:
+    with progress(len(sources), "reading targets", " sources") as bar:
         for direction, source in sources.items():
             seen = read_targets(readers[source.name], tokenizer, direction, documents)
             if seen:

@@ -72,6 +72,16 @@ class Translator:
     def __init__(self, model: Path, engine: str = "transformers", dtype: str = "auto"):
         self.generator: Generator = open_generator(model, engine, dtype)
 
+    def check_new_tokens(self, max_new_tokens: int) -> None:
+        """
+        Raises:
+            ConfigError: with so many new tokens there is no room for a prompt.
+        """
+        if max_new_tokens >= self.generator.max_length:
+            raise ConfigError(
+                f"{max_new_tokens} new tokens: the model takes {self.generator.max_length} with the prompt; ask for fewer"
+            )
+
     def translate(
         self,
         texts: list[str],
@@ -99,6 +109,7 @@ class Translator:
             ConfigError: this cannot be asked of this direction.
             DataError: texts, or their number, do not fit; names the lines.
         """
+        self.check_new_tokens(max_new_tokens)
         method = Method(prompt, template, through)
         third = method.third_language(source, target)
         if (auxiliaries is not None) != (prompt == "pmp-oracle"):
@@ -128,6 +139,7 @@ class Translator:
         Raises:
             DataError: it does not.
         """
+        self.check_new_tokens(max_new_tokens)
         prompt = render_prompt(template, source, target, max(texts, key=lambda text: len(text.encode("utf-8"))))
         tokens, most = len(self.generator.encode(prompt)), self.generator.max_length - max_new_tokens
         if tokens > most:
@@ -178,7 +190,7 @@ class _Work:
         encoded = {i: self._generator.encode(p) for i, p in enumerate(prompts) if p is not None and i not in done}
         self._check_lengths(direction, encoded)
         order = sorted(encoded, key=lambda i: len(encoded[i]))
-        with progress(len(prompts), f"{step} {direction}", "sentence") as bar:
+        with progress(len(prompts), f"{step} {direction}", " sentences") as bar:
             bar.update(len(prompts) - len(order))
             for start in range(0, len(order), self._batch_size):
                 batch = order[start : start + self._batch_size]

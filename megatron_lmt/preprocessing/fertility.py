@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron_lmt.data.tokenizer import Tokenizer
 from megatron_lmt.errors import DataError
+from megatron_lmt.files import no_file
 from megatron_lmt.languages import languages
 from megatron_lmt.preprocessing.records import read_documents
 from megatron_lmt.preprocessing.tokenising import WORD
@@ -44,7 +45,7 @@ def measure(language: str, path: Path, tokenizer: Tokenizer, documents: int | No
         DataError: no such file, a bad line, or no document.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(no_file(path))
     texts = [text for _, text in islice(read_documents(path), documents)]
     if not texts:
         raise DataError(f"{path}: no document in it")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_lmt.errors import ConfigError, DataError
-from megatron_lmt.files import write_json_atomically
+from megatron_lmt.files import no_file, write_json_atomically
 from megatron_lmt.preprocessing.records import parse_record, read_lines
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -86,7 +86,7 @@ def _smallest_size() -> int:
 
 
 def _check(inputs: list[Path], vocab_size: int, output: Path) -> None:
-    problems = [f"{path}: no such file" for path in inputs if not path.is_file()]
+    problems = [no_file(path) for path in inputs if not path.is_file()]
     problems += [f"{path}: empty; leave it out" for path in inputs if path.is_file() and not path.stat().st_size]
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         problems.append(f"{output} exists already and is not written over: delete it or name another folder")

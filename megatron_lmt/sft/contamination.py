@@ -8,6 +8,7 @@ from pathlib import Path
 from megatron_lmt.corpus.clean_rules import Rejection
 from megatron_lmt.corpus.test_sets import NAMES, REFUSED_SHARE, fingerprint, known_test_sets, read_test_set
 from megatron_lmt.errors import ConfigError, DataError
+from megatron_lmt.files import no_file
 from megatron_lmt.sft.config import Evaluation, SftInput
 
 
@@ -26,7 +27,7 @@ class Contamination:
 
     def __init__(self, evaluation: list[Evaluation], root: Path, inputs: list[SftInput]):
         files = [{code: root / section.path.format(language=code) for code in section.languages} for section in evaluation]
-        problems = [f"{path}: no such file" for paths in files for path in paths.values() if not path.is_file()]
+        problems = [no_file(path) for paths in files for path in paths.values() if not path.is_file()]
         problems += [
             f"{found.name}: {match[0]!r} is the name of a test set, which is never trained on; take it out, or rename the "
             "file if it is something else"

@@ -39,6 +39,7 @@ def change_model(folder, **changes):
         ("data.seq_length=512", "data.seq_length = 512 is beyond max_position_embeddings = 256"),
         ("train.global_batch_size=7", "train.global_batch_size = 7 is not a multiple of"),
         ("model.pretrained_checkpoint=nothing", "nothing: no such folder"),
+        ("output_dir=config.json", "config.json is a file; name an empty or new folder"),
         ("model.hf_config=absent.json", "absent.json: no such file"),
     ],
 )

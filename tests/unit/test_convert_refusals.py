@@ -224,6 +224,16 @@ def test_a_source_of_the_other_kind_or_of_none(hf, mcore, tmp_path):
     assert f"{hf}: no Hugging Face model, no config.json in it" in refused(import_from_hf, hf, tmp_path / "target")
 
 
+@pytest.mark.parametrize("convert", [import_from_hf, export_to_hf])
+def test_a_proof_without_a_tokenizer_is_refused_before_the_work(hf, tmp_path, monkeypatch, convert):
+    (hf / "tokenizer.json").unlink()
+    import_from_hf(hf, tmp_path / "mcore", Options())
+    source = hf if convert is import_from_hf else tmp_path / "mcore"
+    monkeypatch.setattr(new_folder, "_check_space", None)  # which is called before anything is written
+    told = refused(convert, source, tmp_path / "target", Options(verify="float32"))
+    assert "no tokenizer.json; --verify compares logits on text and needs it" in told
+
+
 def test_a_write_that_fails_in_the_middle(hf, tmp_path):
     """A limit on the size of files, as a quota's, in a process of its own."""
     command = [sys.executable, REPOSITORY / "tools" / "checkpoint" / "convert.py", "--loader", "hf", "--saver", "mcore"]

@@ -23,7 +23,8 @@ def test_every_direction_of_a_group_has_a_pivot_on_its_side(group):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("en-xx", "'xx'"), ("en-en", "same"), ("en", "''"), ("Kirghiz-en", "did you mean ky")]
+    ("wrong", "hint"),
+    [("en-xx", "'xx'"), ("en-en", "same"), ("en", "source-target"), ("Kirghiz-en", "did you mean ky")],
 )
 def test_a_wrong_direction_is_named(wrong, hint):
     with pytest.raises(ConfigError, match=hint):

@@ -55,6 +55,14 @@ def test_order_is_kept_and_every_text_has_one_line(translator):
     assert lengths == sorted(lengths) and len(lengths) == 6  # batches by length; nothing is asked for empty texts
 
 
+def test_so_many_new_tokens_that_no_prompt_fits(translator):
+    for max_new_tokens in (4096, 9999):
+        with pytest.raises(ConfigError, match=f"{max_new_tokens} new tokens: the model takes 4096 with the prompt"):
+            translator.translate(["Water."], "en", "de", max_new_tokens=max_new_tokens)
+        with pytest.raises(ConfigError, match="the model takes 4096"):
+            translator.check_longest(["Water."], "en", "de", "release", max_new_tokens)
+
+
 def test_the_text_reaches_the_prompt_unaltered(translator):
     translator.translate(AWKWARD, "mvf", "zh", batch_size=100)
     (batch,) = translator.generator.batches

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_lmt.errors import CheckpointError, run_command
+from megatron_lmt.errors import CheckpointError, run_tool
 from megatron_lmt.runtime.checkpoint_folder import committed, without_marker
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, all_problems, read_manifest
 
@@ -36,6 +36,8 @@ def _checkpoints(path: Path) -> list[Path]:
     folders = [path, path / "checkpoints"]
     for folder in (folder for parent in folders for folder in without_marker(parent)):
         print(f"{folder}: not a whole checkpoint, it has no {COMMIT_MARKER}: passed over", file=sys.stderr)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder")
     found = [folder for parent in folders for folder in committed(parent)]
     if not found:
         raise CheckpointError(f"{path}: no complete checkpoint here (a complete one holds {COMMIT_MARKER})")
@@ -43,4 +45,4 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

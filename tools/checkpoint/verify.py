@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_lmt.conversion.hf_source import check_hf_source
 from megatron_lmt.conversion.mcore_source import find_mcore_source
 from megatron_lmt.conversion.verify import prove
-from megatron_lmt.errors import run_command
+from megatron_lmt.errors import run_tool
 
 
 def main() -> None:
@@ -24,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_tool(main)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from megatron_lmt.languages import check_languages, directions, languages, split_direction
+from megatron_lmt.languages import among, check_languages, directions, languages, split_direction
 from megatron_lmt.sft.prompts import TEMPLATES
 from megatron_lmt.toml_config import Section, apply_override, as_value_error, check_placeholders, load_toml, validate
 
@@ -93,7 +93,8 @@ class GroupSection(Section):
     path: str
     """Prefix of the token files with `{language}`, `{direction}`, `{source}` or `{target}` in it, or one plain prefix."""
     languages: list[str] | Literal["all"] | None = None
-    """One source for each of these codes; `path` contains `{language}`."""
+    """One source for each of these codes; `path` contains `{language}`. Beside a group of directions: only those between
+    two of these."""
     directions: list[str] | str | None = None
     """One source for each of these: a list such as ["en-ky", "ky-en"], or a group ("en-centric", "zh-x", "all" …)."""
     within: Literal["uniform", "proportional", "temperature", "explicit"] = "uniform"
@@ -108,6 +109,15 @@ class GroupSection(Section):
     """No source is seen more often than this over the whole run. Absent: no limit."""
     on_max_epochs: Literal["error", "redistribute"] = "error"
     """What to do about a source that would be: stop, or give the rest to the others of the group."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _directions_between_languages(cls, values):
+        group, codes = (values.get("directions"), values.get("languages")) if isinstance(values, dict) else (None, None)
+        if isinstance(group, str) and isinstance(codes, list) and all(isinstance(code, str) for code in codes):
+            chosen = as_value_error(lambda: among(directions(group), codes))
+            return {**values, "directions": chosen, "languages": None}
+        return values
 
     @field_validator("languages")
     @classmethod
@@ -129,7 +139,9 @@ class GroupSection(Section):
     @model_validator(mode="after")
     def _path_fits_members(self):
         if self.languages and self.directions:
-            raise ValueError("give languages or directions, not both: a group holds one kind of source")
+            raise ValueError(
+                "give languages or directions: only a group of directions, such as all, has languages beside it"
+            )
         placeholders = {"language"} if self.languages else {"direction", "source", "target"} if self.directions else set()
         check_placeholders(self.path, required=placeholders, allowed=placeholders)
         return self

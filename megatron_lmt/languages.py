@@ -105,6 +105,19 @@ def split_direction(direction: str) -> tuple[str, str]:
     return source, target
 
 
+def among(names: list[str], codes: list[str]) -> list[str]:
+    """Those of these directions or pairs that are between two of these languages.
+
+    Raises:
+        ConfigError: a language is unknown, or none is left.
+    """
+    check_languages(codes)
+    left = [name for name in names if set(split_direction(name)) <= set(codes)]
+    if not left:
+        raise ConfigError(f"languages = {codes}: none of {names[0]}, {names[-1]} … is between two of these")
+    return left
+
+
 def reverse(direction: str) -> str:
     source, target = split_direction(direction)
     return f"{target}-{source}"

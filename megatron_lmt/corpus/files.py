@@ -21,7 +21,7 @@ from pydantic import field_validator, model_validator
 from megatron_lmt.corpus.clean_config import CleanSection, DocumentOverride, PairOverride, for_source
 from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.files import no_file, write_json_atomically
-from megatron_lmt.languages import check_languages, languages, pairs, split_direction
+from megatron_lmt.languages import among, check_languages, languages, pairs, split_direction
 from megatron_lmt.preprocessing.inputs import CORPUS_REPORT
 from megatron_lmt.preprocessing.records import read_aligned, read_documents, read_pairs
 from megatron_lmt.progress import progress
@@ -47,10 +47,14 @@ class Monolingual(Section):
 
 
 class Parallel(Section):
-    """`pairs` is a list such as ["en-de"], or a group: "en-centric", "zh-centric", "all"."""
+    """`pairs` is a list such as ["en-de"], or a group: "en-centric", "zh-centric", "all".
+
+    `languages` beside a group: only its pairs between two of these.
+    """
 
     path: str
     pairs: list[str] | str
+    languages: list[str] | None = None
     exclude: list[str] = []
     clean: PairOverride = PairOverride()
 
@@ -62,6 +66,10 @@ class Parallel(Section):
     def names(self) -> list[str]:
         """The pairs, without the excluded ones."""
         chosen = pairs(self.pairs) if isinstance(self.pairs, str) else self.pairs
+        if self.languages is not None:
+            if not isinstance(self.pairs, str):
+                raise ConfigError('languages goes with a group of pairs, such as pairs = "all"; a list names its own')
+            chosen = among(chosen, self.languages)
         for pair in chosen:
             split_direction(pair)
         absent = [pair for pair in self.exclude if pair not in chosen]

@@ -13,7 +13,7 @@ from megatron_lmt.corpus.clean_config import CleanSection
 from megatron_lmt.corpus.clean_rules import letters, weighted_length
 from megatron_lmt.corpus.cpt import CptConfig, build_cpt_corpus
 from megatron_lmt.corpus.duplicates import SeenHashes
-from megatron_lmt.corpus.files import pair_files
+from megatron_lmt.corpus.files import pair_files, text_files
 from megatron_lmt.corpus.quality import best_share_threshold
 from megatron_lmt.errors import ConfigError, DataError, UserError
 from megatron_lmt.languages import languages, pairs
@@ -395,8 +395,9 @@ def test_the_documented_config_is_valid_and_names_every_rule(tmp_path):
     (tmp_path / "corpus.toml").write_text(text, encoding="utf-8")
     config = validate(CptConfig, load_toml(tmp_path / "corpus.toml"), "docs/data.md")
     assert config.clean.model_fields_set == set(CleanSection.model_fields)
+    assert {text.clean.max_characters for text in text_files(config.monolingual, config.clean, tmp_path)} == {1_000_000}
     for files in pair_files(config, tmp_path):
-        assert (files.clean.max_characters, files.clean.quality) == (4000, None)
+        assert (files.clean.max_characters, files.clean.quality) == (2000, None)
         assert files.clean.max_length_ratio == 3.0
 
 
@@ -505,7 +506,7 @@ KILLS_A_WORKER = """
 import multiprocessing, os, signal, sys, threading
 from pathlib import Path
 from megatron_lmt.corpus.cpt import CptConfig, build_cpt_corpus
-from megatron_lmt.corpus.files import pair_files
+from megatron_lmt.corpus.files import pair_files, text_files
 from megatron_lmt.errors import run_command
 
 def kill_one():

@@ -46,6 +46,13 @@ def test_groups_are_spelled_out_and_the_budget_becomes_iterations(tmp_path):
     assert run.output_dir == tmp_path / "out"
 
 
+def test_a_group_of_directions_between_some_languages(tmp_path):
+    run = load(tmp_path, RUN, 'data.mixture.en.languages=["ky", "zh", "en"]')
+    group = run.data.mixture["en"]
+    assert (group.directions, group.languages) == (["en-zh", "en-ky", "zh-en", "ky-en"], None)
+    assert type(group).model_validate(group.model_dump()) == group
+
+
 def test_defaults_are_the_recipe(tmp_path):
     optimizer = load(tmp_path, RUN).optimizer
     assert (optimizer.lr, optimizer.weight_decay, optimizer.lr_warmup_fraction) == (2e-5, 0.01, 0.05)
@@ -83,7 +90,9 @@ def test_all_problems_are_reported_at_once_each_with_its_key(tmp_path):
         ('parallel.recompute_modules=["mlp"]', 'needs recompute_granularity = "selective"'),
         ("data.mixture.mono.path=plain", "names one file for several sources"),
         ("data.mixture.mono.path={language}.{tier}", "unknown placeholders"),
-        ('data.mixture.mono.directions="all"', "not both"),
+        ('data.mixture.mono.directions="all"', "give languages or directions"),
+        ('data.mixture.en.languages=["de", "ky"]', "none of en-zh, .* is between two of these"),
+        ('data.mixture.en.languages=["en", "deu"]', "data.mixture.en: unknown language code 'deu'"),
         ("data.mixture.en.directions=en-everything", "unknown group of directions"),
         ("optimizer.min_lr=1.0", "above lr"),
         ("seed", "write key=value"),

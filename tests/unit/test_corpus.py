@@ -60,6 +60,12 @@ def test_each_pair_is_in_one_direction_half_of_them_in_each(tmp_path, inputs):
     assert sorted(number) == list(range(2000))
 
 
+def test_a_group_of_pairs_between_some_languages(tmp_path, inputs):
+    text = '[[aligned]]\npath = "{language}.txt"\npairs = "all"\nlanguages = ["zh", "ky", "en"]\nexclude = ["zh-ky"]\n'
+    build_cpt_corpus(config(tmp_path, text), tmp_path / "out")
+    assert {path.stem for path in (tmp_path / "out").glob("*.jsonl")} == {"en-zh", "zh-en", "en-ky", "ky-en"}
+
+
 def test_sources_of_one_direction_are_joined_and_counted(tmp_path, inputs):
     mono = '[[monolingual]]\npath = "mono.{language}.jsonl"\nlanguages = ["mvf"]\n'
     counts = build_cpt_corpus(config(tmp_path, PAIRS + ALIGNED + mono), tmp_path / "out")
@@ -95,6 +101,7 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_does_not(tmp_path
         ('[[pairs]]\npath = "en-ky.tsv"\npairs = ["en-ky"]\n', "names one file for several sources"),
         ('[[pairs]]\npath = "{src}-{target}.tsv"\npairs = ["en-ky"]\n', r"unknown placeholders \['src'\]"),
         (PAIRS + 'exclude = ["en-de"]\n', "not among the pairs"),
+        (PAIRS + 'languages = ["en", "ky"]\n', "languages goes with a group of pairs"),
         ('[format]\nparallel = "xml"\n' + PAIRS, "format.parallel"),
         ('[[mono]]\npath = "x"\n', "mono: unknown key"),
         ('root = "elsewhere"\n', "not TOML"),

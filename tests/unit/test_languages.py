@@ -24,7 +24,7 @@ def test_every_direction_of_a_group_has_a_pivot_on_its_side(group):
 
 @pytest.mark.parametrize(
     ("wrong", "hint"),
-    [("en-xx", "'xx'"), ("en-en", "same"), ("en", "source-target"), ("Kirghiz-en", "did you mean ky")],
+    [("en-xx", "'xx'"), ("en-en", "same"), ("en_ky", "write source-target"), ("Kirghiz-en", "did you mean ky")],
 )
 def test_a_wrong_direction_is_named(wrong, hint):
     with pytest.raises(ConfigError, match=hint):

@@ -13,8 +13,10 @@ MOST_NAMED = 12
 
 def draw_run(output_dir: Path) -> None:
     """Draw `mixture.png` from ledger.json, and `loss.png`, losses and throughput, from the metric files."""
-    _draw_mixture(json.loads((output_dir / "ledger.json").read_text(encoding="utf-8")), output_dir / "mixture.png")
-    _draw_run(_read_lines(output_dir / METRICS), _read_lines(output_dir / VALIDATION), output_dir / "loss.png")
+    ledger = json.loads((output_dir / "ledger.json").read_text(encoding="utf-8"))
+    _draw_mixture(ledger, output_dir / "mixture.png")
+    groups = list(dict.fromkeys(row["group"] for row in ledger))
+    _draw_run(_read_lines(output_dir / METRICS), groups, _read_lines(output_dir / VALIDATION), output_dir / "loss.png")
 
 
 def _read_lines(path: Path) -> list[dict]:
@@ -46,6 +48,8 @@ def _draw_sources(rows: list[tuple[str, str, float]], label: str, path: Path) ->
     Args:
         rows: group, source, tokens.
     """
+    from matplotlib.ticker import EngFormatter
+
     groups = list(dict.fromkeys(group for group, _, _ in rows))
     longest = max(sum(name == group for name, _, _ in rows) for group in groups)
     figure, panels = _new_axes(min(max(6, longest * 0.16), 24), 2.6 * len(groups), len(groups))
@@ -55,20 +59,21 @@ def _draw_sources(rows: list[tuple[str, str, float]], label: str, path: Path) ->
         axes.bar(range(len(names)), tokens, color="#3b6ea5")
         axes.axhline(sum(tokens) / len(tokens), color="#888888", linestyle="--", linewidth=0.8)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6 if len(names) > 20 else 8)
-        axes.set_title(f"{group}: {sum(tokens):,.0f} tokens from {len(names)} sources", fontsize=10, loc="left")
+        title = f"{group}: {sum(tokens):,.0f} tokens from {len(names)} sources (dashed: their mean)"
+        axes.set_title(title, fontsize=10, loc="left")
         axes.set_ylabel(label)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0.01)
     figure.savefig(path, dpi=130)
 
 
-def _draw_run(steps: list[dict], validations: list[dict], path: Path) -> None:
+def _draw_run(steps: list[dict], groups: list[str], validations: list[dict], path: Path) -> None:
     """Three panels over the iterations: training loss, of all and of each group; validation loss; throughput."""
     figure, panels = _new_axes(9, 9 if validations else 6.5, 3 if validations else 2)
     loss_axes, *validation_axes, speed_axes = panels
-    names = dict.fromkeys(name for step in steps for name in step if name.startswith("loss/") and name.count("/") == 1)
     _draw_curve(loss_axes, steps, "lm_loss", "all", linewidth=2)
-    for name in names if len(names) > 1 else ():
-        _draw_curve(loss_axes, steps, name, name.removeprefix("loss/"))
+    for group in groups if len(groups) > 1 else ():
+        _draw_curve(loss_axes, steps, f"loss/{group}", group)
     skipped = _iterations_skipped(steps)
     for iteration in skipped:
         loss_axes.axvline(iteration, color="#c03030", linewidth=0.8, label="skipped" if iteration == skipped[0] else None)
@@ -108,13 +113,27 @@ def _iterations_skipped(steps: list[dict]) -> list[int]:
 
 
 def _draw_validation(axes, validations: list[dict]) -> None:
-    names = [name for name in validations[0] if name.startswith("validation_loss/")]
-    for name in names:
-        points = [v["iteration"] for v in validations], [v[name] for v in validations]
-        axes.plot(*points, marker="o", markersize=3, linewidth=1, label=name.removeprefix("validation_loss/"))
+    """A curve for each validation set; of many the mean, and names at the ends of the highest and the lowest."""
+    iterations = [validation["iteration"] for validation in validations]
+    prefix = "validation_loss/"
+    curves = {
+        name.removeprefix(prefix): [v[name] for v in validations] for name in validations[0] if name.startswith(prefix)
+    }
     axes.set_ylabel("validation loss per token (nats)")
-    if len(names) <= MOST_NAMED:
+    if len(curves) <= MOST_NAMED:
+        for name, values in curves.items():
+            axes.plot(iterations, values, marker="o", markersize=3, linewidth=1, label=name)
         axes.legend(fontsize=8)
+        return
+    for values in curves.values():
+        axes.plot(iterations, values, color="#888888", linewidth=0.6, alpha=0.6)
+    columns = ([value for value in column if value is not None] for column in zip(*curves.values(), strict=True))
+    means = [sum(column) / len(column) if column else None for column in columns]
+    axes.plot(iterations, means, marker="o", markersize=3, linewidth=2, label=f"mean of {len(curves)}")
+    by_loss = sorted((values[-1], name) for name, values in curves.items() if values[-1] is not None)
+    for value, name in by_loss[:3] + by_loss[3:][-3:]:
+        axes.annotate(name, (iterations[-1], value), xytext=(3, 0), textcoords="offset points", fontsize=6, va="center")
+    axes.legend(fontsize=8)
 
 
 def draw_heat_map(rows: list[str], columns: list[str], values: dict[tuple[str, str], float], title: str, path: Path) -> None:

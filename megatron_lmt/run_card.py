@@ -184,7 +184,7 @@ def _for_people(run_dir: Path, card: dict) -> list[str]:
         f"{card['run']['data']['seq_length']} positions, seed {card['run']['seed']}; "
         f"{len(card['manifests']['training'])} sources.",
         _start_line(card["start_weights"]),
-        f"Layout: {', '.join(f'{key} = {value}' for key, value in parallel.items())}.",
+        f"Layout: {', '.join(f'{key} = {value}' for key, value in parallel.items() if value is not None)}.",
         "",
         "| start (UTC) | after | processes | device | commit | torch | megatron-core |",
         "|---|---|---|---|---|---|---|",
@@ -219,7 +219,7 @@ def _result_lines(result: dict) -> list[str]:
         "",
         "| last | loss |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in losses.items()),
+        *(f"| {name} | {'not a number' if value is None else f'{value:.4f}'} |" for name, value in losses.items()),
         "",
         "```",
         *consumed_table(result["ledger"]),

@@ -95,7 +95,8 @@ class RunReport:
         tflops = flops / step.seconds / world_size / 1e12
         peak = self._run.logging.peak_tflops or self._device.peak_tflops
         consumed = batch.data_state["sources"].values()
-        sources = [self._ready.plan.sources[sample.source] for sample in batch.samples]
+        all_sources = self._ready.plan.sources
+        sources = [all_sources[sample.source] for sample in batch.samples]
         record = {
             "iteration": step.iteration,
             "consumed_samples": sum(sum(cursor["drawn_in_phases"]) for cursor in consumed),
@@ -110,10 +111,10 @@ class RunReport:
             "tflops_per_gpu": tflops,
             "mfu": tflops / peak if peak else None,
             "data_fingerprint": batch.data_state["fingerprint"],
-            **mean_losses(losses, [source.group for source in sources]),
+            **mean_losses(losses, [source.group for source in sources], order=[source.group for source in all_sources]),
         }
         if step.iteration % self._run.logging.source_loss_interval == 0:
-            record |= mean_losses(losses, [source.name for source in sources])
+            record |= mean_losses(losses, [source.name for source in sources], order=[source.name for source in all_sources])
         return record
 
     def _name_samples(self, step: Step) -> None:

@@ -60,15 +60,19 @@ def training_flops(shape: ModelShape, num_tokens: int, sum_squared_lengths: int)
     return 6 * shape.num_matmul_parameters * num_tokens + attention
 
 
-def mean_losses(losses: SampleLosses, names: Sequence[str | None], prefix: str = "") -> dict[str, float | None]:
+def mean_losses(
+    losses: SampleLosses, names: Sequence[str | None], prefix: str = "", order: Sequence[str | None] = ()
+) -> dict[str, float | None]:
     """Loss per predicted token of the samples of one name together.
 
     Args:
         names: of each sample, such as that of its source; None is counted nowhere.
+        order: in which the names are returned, all of them at least once; absent: that of the samples.
     Returns:
         `loss/<name>`, and for pairs `target_loss/<name>` over their target tokens; None where it is not finite.
     """
-    known = list(dict.fromkeys(name for name in names if name is not None))
+    present = set(names) - {None}
+    known = [name for name in dict.fromkeys(order or names) if name in present]
     numbers = np.array([known.index(name) if name is not None else len(known) for name in names])
     sums, counts = (_add_up(values, numbers, len(known)) for values in (losses.sums, losses.counts))
     means = {}

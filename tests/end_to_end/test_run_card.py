@@ -49,7 +49,9 @@ def test_it_says_what_the_run_was(done):
     assert result["validation"]["iteration"] == 12 and result["validation"]["validation_loss/zh"] > 0
     assert result["ledger"] == json.loads((done / "ledger.json").read_text())
     text = (done / "run_card.md").read_text()
-    assert f"{result['data_fingerprint']}" in text and f"| lm_loss | {last['lm_loss']} |" in text and "--from-card" in text
+    assert (
+        f"{result['data_fingerprint']}" in text and f"| lm_loss | {last['lm_loss']:.4f} |" in text and "--from-card" in text
+    )
 
 
 def test_the_same_run_again_comes_to_the_same(done):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from megatron_lmt.config import LoggingSection
-from megatron_lmt.plots import draw_run
+from megatron_lmt.plots import _draw_validation, draw_run
 from megatron_lmt.runtime.metrics import METRICS, MetricsLog, SampleLosses, console_line, mean_losses
 
 STEP = {
@@ -35,6 +35,7 @@ def test_losses_are_means_over_tokens_not_over_samples():
     assert losses.mean == 21 / 11 and losses.target_mean == 6 / 5 and losses.per_sample.tolist() == [3.0, 1.5, 12 / 7]
     found = mean_losses(losses, ["mono", "en", "en"])
     assert found == {"loss/mono": 3.0, "loss/en": 15 / 9, "target_loss/en": 6 / 5}
+    assert list(mean_losses(losses, ["mono", "en", "en"], order=["zh", "en", "en", "mono"])) == [*found][1:] + [*found][:1]
     padded = SampleLosses(np.vstack([sums, [[0, 0]]]), np.vstack([counts, [[0, 0]]]))
     assert mean_losses(padded, ["mono", "en", "en", None], "validation_") == {f"validation_{k}": v for k, v in found.items()}
     broken = SampleLosses(np.where(sums == 1, math.nan, sums), counts)
@@ -69,7 +70,7 @@ def run_dir(tmp_path):
         log.step({**STEP, "iteration": iteration, **skipped, "skipped_iterations": int(iteration >= 3)})
         log.validation({"iteration": iteration, "validation_loss/zh": 4.0 / iteration})
     log.close()
-    ledger = [{"group": "mono", "source": "mono/zh", "tokens": 10}]
+    ledger = [{"group": name.split("/")[0], "source": name, "tokens": 10} for name in ("mono/zh", "en/en-ky")]
     (tmp_path / "ledger.json").write_text(json.dumps(ledger))
     (tmp_path / "resolved.json").write_text(json.dumps({"run": {"seed": 1}}))
     return tmp_path
@@ -101,6 +102,19 @@ def test_pictures_are_drawn_with_skipped_steps_and_without_validation(run_dir):
     (run_dir / "validation.jsonl").write_text("")
     draw_run(run_dir)
     assert (run_dir / "loss.png").read_bytes() != with_validation
+
+
+def test_a_legend_of_60_languages_is_their_mean_and_the_extremes():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    names = [f"l{number:02}" for number in range(60)]
+    rows = [{"iteration": i, **{f"validation_loss/{name}": n / i for n, name in enumerate(names)}} for i in (1, 2)]
+    rows[1]["validation_loss/l30"] = None
+    _draw_validation(axes, rows)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mean of 60"]
+    assert [text.get_text() for text in axes.texts] == ["l00", "l01", "l02", "l57", "l58", "l59"]
+    assert axes.lines[-1].get_ydata()[0] == 29.5 and len(axes.lines) == 61
 
 
 def test_weights_and_biases_gets_the_same_numbers(run_dir, monkeypatch):

@@ -23,14 +23,14 @@ def _read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _new_axes(width: float, height: float, rows: int = 1):
+def _new_axes(width: float, height: float, rows: int = 1, sharex: bool = False):
     # drawn without pyplot: it holds global state and looks for a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, 1, squeeze=False)[:, 0]
+    return figure, figure.subplots(rows, 1, squeeze=False, sharex=sharex)[:, 0]
 
 
 def _draw_mixture(ledger: list[dict], path: Path) -> None:
@@ -69,7 +69,7 @@ def _draw_sources(rows: list[tuple[str, str, float]], label: str, path: Path) ->
 
 def _draw_run(steps: list[dict], groups: list[str], validations: list[dict], path: Path) -> None:
     """Three panels over the iterations: training loss, of all and of each group; validation loss; throughput."""
-    figure, panels = _new_axes(9, 9 if validations else 6.5, 3 if validations else 2)
+    figure, panels = _new_axes(9, 9 if validations else 6.5, 3 if validations else 2, sharex=True)
     loss_axes, *validation_axes, speed_axes = panels
     _draw_curve(loss_axes, steps, "lm_loss", "all", linewidth=2)
     for group in groups if len(groups) > 1 else ():
@@ -113,7 +113,7 @@ def _iterations_skipped(steps: list[dict]) -> list[int]:
 
 
 def _draw_validation(axes, validations: list[dict]) -> None:
-    """A curve for each validation set; of many the mean, and names at the ends of the highest and the lowest."""
+    """A curve for each validation set; of many the mean, and the names of the lowest and highest at the end."""
     iterations = [validation["iteration"] for validation in validations]
     prefix = "validation_loss/"
     curves = {
@@ -125,14 +125,13 @@ def _draw_validation(axes, validations: list[dict]) -> None:
             axes.plot(iterations, values, marker="o", markersize=3, linewidth=1, label=name)
         axes.legend(fontsize=8)
         return
-    for values in curves.values():
-        axes.plot(iterations, values, color="#888888", linewidth=0.6, alpha=0.6)
+    by_loss = [name for _, name in sorted((values[-1], name) for name, values in curves.items() if values[-1] is not None)]
+    for number, values in enumerate(curves.values()):
+        label = None if number else f"at the end lowest {', '.join(by_loss[:3])}; highest {', '.join(by_loss[:-4:-1])}"
+        axes.plot(iterations, values, color="#888888", linewidth=0.6, alpha=0.6, label=label)
     columns = ([value for value in column if value is not None] for column in zip(*curves.values(), strict=True))
     means = [sum(column) / len(column) if column else None for column in columns]
     axes.plot(iterations, means, marker="o", markersize=3, linewidth=2, label=f"mean of {len(curves)}")
-    by_loss = sorted((values[-1], name) for name, values in curves.items() if values[-1] is not None)
-    for value, name in by_loss[:3] + by_loss[3:][-3:]:
-        axes.annotate(name, (iterations[-1], value), xytext=(3, 0), textcoords="offset points", fontsize=6, va="center")
     axes.legend(fontsize=8)
 
 

@@ -1,21 +1,26 @@
 """Which source comes next, so that every prefix of the run has the planned shares.
 
-Cost: about 10 µs for a sample with 294 sources; memory is three numbers for a source.
+Cost: about 20 µs for a sample with 294 sources; memory is a few numbers for a source.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+SMALL = 0.25  # of the mean weight; sources above it come often enough to wait for their deadlines
+
 
 class Interleaver:
     """Chooses the source of each sample so that shares are kept all along, of sources and of groups.
 
-    Each source has a deadline: the sample at which it would fall a whole sample behind its weight; so has each group. Of
-    the sources that neither are ahead of their weight nor belong to a group that is ahead of its own, the one with the
-    nearest deadline, its own or its group's, is next. When so many sources are due that no sample is to spare, the
-    nearest of their deadlines decides alone, as in the chairman assignment of Tijdeman (1980). After every sample each
-    source is less than one sample off its weight, and each group less than two (docs/decisions.md).
+    Each source has a deadline: the sample at which it would fall a whole sample behind its weight; so has each group. The
+    group with the nearest deadline, its own or that of one of its sources, is next, and of its sources that are behind
+    their weight the one with the nearest target. That is its deadline, but for sources of small weight, such as directions
+    that are downsampled, a point before it, another one for each: otherwise they would all wait for deadlines that are far
+    away, and then come in a row. When so many deadlines are near that every sample is needed for them, sources with later
+    ones wait, as in the chairman assignment of Tijdeman (1980). After every sample each source is less than one sample off
+    its weight; for groups see docs/decisions.md.
 
     Args:
         groups: the group of each source; those of a group stand together.
@@ -29,30 +34,50 @@ class Interleaver:
         starts = np.array([groups.index(group) for group in dict.fromkeys(groups)])
         self._starts, self._stops = starts, np.append(starts[1:], len(weights))
         self._group_of = np.searchsorted(starts, np.arange(len(weights)), side="right") - 1
-        self._sources = _Shares(np.array(weights, dtype=np.float64), self.drawn)
+        weights = np.array(weights, dtype=np.float64)
+        self._sources = _Shares(weights, self.drawn)
         self._groups = _Shares(np.add.reduceat(weights, starts), np.add.reduceat(self.drawn, starts))
+        # multiples of the golden ratio are spread evenly over 0 to 1, however many there are
+        early = 1 - GOLDEN_RATIO * np.arange(1, len(weights) + 1) % 1
+        is_small = (weights > 0) & (weights * len(weights) < SMALL)
+        self._targets_before = np.divide(early, weights, out=np.zeros_like(weights), where=is_small)
+        self._horizon = max(len(weights), 32)
+        # in so many turns a source has this many deadlines at most
+        times = np.ceil(weights * self._horizon).astype(np.int64)
+        self._repeated = np.repeat(np.arange(len(weights)), times)
+        nth = np.arange(len(self._repeated)) - np.repeat(np.cumsum(times) - times, times)
+        self._later = nth / weights[self._repeated]
 
     def next_source(self) -> int:
         self._turn += 1
         deadlines = self._sources.deadlines_at(self._turn)
-        source = int(deadlines.argmin()) if self._none_to_spare(deadlines) else self._next_of_groups(deadlines)
+        deadlines[deadlines > self._last_chance()] = np.inf
+        source = self._nearest_in(self._next_group(deadlines), deadlines)
         self._sources.draw(source)
         self._groups.draw(self._group_of[source])
         return source
 
-    def _none_to_spare(self, deadlines: np.ndarray) -> bool:
-        """Whether for some n, n deadlines end within the next n turns."""
-        due = deadlines[deadlines < self._turn + len(deadlines)]
+    def _last_chance(self) -> float:
+        """The first deadline up to which every turn is needed for a deadline; a later one has to wait. Infinite: none."""
+        due = self._sources.deadlines[self._repeated] + self._later
+        due = due[due < self._turn + self._horizon]
         due.sort()
-        return bool((due < np.arange(self._turn + 1, self._turn + 1 + len(due))).any())
+        tight = due < np.arange(self._turn + 1, self._turn + 1 + len(due))
+        return due[tight.argmax()] + _Shares.ROUNDING if tight.any() else np.inf
 
-    def _next_of_groups(self, deadlines: np.ndarray) -> int:
+    def _next_group(self, deadlines: np.ndarray) -> int:
+        """Of the groups with a source to draw that with the nearest deadline, if it can be one that is behind."""
         group_deadlines = self._groups.deadlines_at(self._turn)
-        nearest = np.minimum(group_deadlines, np.minimum.reduceat(deadlines, self._starts))
-        # one of the groups is always behind, and a group that is behind has a source that is behind
-        group = np.where(group_deadlines < np.inf, nearest, np.inf).argmin()
-        start, stop = self._starts[group], self._stops[group]
-        return int(start + deadlines[start:stop].argmin())
+        of_sources = np.minimum.reduceat(deadlines, self._starts)
+        nearest = np.minimum(group_deadlines, of_sources)
+        drawable = of_sources < np.inf
+        behind = drawable & (group_deadlines < np.inf)
+        return int(np.where(behind if behind.any() else drawable, nearest, np.inf).argmin())
+
+    def _nearest_in(self, group: int, deadlines: np.ndarray) -> int:
+        """The source of a group with the nearest target."""
+        part = slice(self._starts[group], self._stops[group])
+        return int(part.start + (deadlines[part] - self._targets_before[part]).argmin())
 
 
 class _Shares:
@@ -67,13 +92,13 @@ class _Shares:
         self.weights, self.drawn = weights, drawn
         with np.errstate(divide="ignore", invalid="ignore"):
             self._behind_after = np.where(weights > 0, drawn / weights, np.inf)
-            self._deadlines = np.where(weights > 0, (drawn + 1) / weights, np.inf)
+            self.deadlines = np.where(weights > 0, (drawn + 1) / weights, np.inf)
 
     def deadlines_at(self, turn: int) -> np.ndarray:
         """float64 [n]; infinite for those that are not behind at this turn."""
-        return np.where(self._behind_after < turn - self.ROUNDING, self._deadlines, np.inf)
+        return np.where(self._behind_after < turn - self.ROUNDING, self.deadlines, np.inf)
 
     def draw(self, number: int) -> None:
         self.drawn[number] += 1
-        self._behind_after[number] = self._deadlines[number]
-        self._deadlines[number] = (self.drawn[number] + 1) / self.weights[number]
+        self._behind_after[number] = self.deadlines[number]
+        self.deadlines[number] = (self.drawn[number] + 1) / self.weights[number]

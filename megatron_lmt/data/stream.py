@@ -18,7 +18,7 @@ import numpy as np
 from megatron_lmt.data.indexed import IndexedReader
 from megatron_lmt.data.packing import PIECE, concatenated, cut, lengths_of, whole_documents
 
-SAMPLER_VERSION = 2  # part of a run's identity: raise it with every change of the order of samples
+SAMPLER_VERSION = 3  # part of a run's identity: raise it with every change of the order of samples
 FIRST_WINDOW, LARGEST_WINDOW = 256, 4_096
 LOOK_AHEAD = 32
 

@@ -12,6 +12,7 @@ from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.packing import best_fit, lengths_of, whole_documents
 from megatron_lmt.data.stream import FIRST_WINDOW, LARGEST_WINDOW, SAMPLER_VERSION, SourceStream, permute
 from megatron_lmt.data.weights import Phase, Plan, Source
+from megatron_lmt.languages import directions, is_downsampled
 
 SEQ_LENGTH = 100
 
@@ -76,6 +77,17 @@ def test_three_equal_groups_of_60_118_and_116_sources_stay_equal():
         drawn[interleaver.next_source()] += 1
         assert np.abs(drawn - weights * turn).max() < 1
         assert np.abs(np.add.reduceat(drawn, [0, 60, 178]) - turn / 3).max() < 1
+
+
+def test_downsampled_directions_are_spread_over_the_run():
+    sizes = np.random.default_rng(0).normal(1, 0.02, 234)  # as multi-way text after its cleaning
+    downsampled = np.array([is_downsampled(*direction.split("-")) for direction in directions("all")])
+    names, weights = groups_and_weights([(np.where(downsampled, 0.05, 1) * sizes).tolist()])
+    interleaver = Interleaver(names, weights)
+    are_downsampled = downsampled[[interleaver.next_source() for _ in range(10_240)]]
+    share = weights[downsampled].sum()
+    assert abs(are_downsampled[:480].sum() - share * 480) < 4  # of 22; none when each waited for its deadline
+    assert are_downsampled.reshape(-1, 128).mean(1).max() < 0.1  # of a step; 0.31 then, and 0.05 on average
 
 
 def test_shares_are_kept_after_a_billion_samples():
@@ -186,7 +198,7 @@ def test_the_order_is_that_of_this_sampler_version(tmp_path, packing, fingerprin
     """Another fingerprint means another order: raise SAMPLER_VERSION, so that runs from before are not resumed with it."""
     mixture = make_mixture(tmp_path, packing, PHASES)
     draw(mixture, 500)
-    assert (SAMPLER_VERSION, mixture.fingerprint) == (2, fingerprint)
+    assert (SAMPLER_VERSION, mixture.fingerprint) == (3, fingerprint)
 
 
 @pytest.mark.parametrize("stop_after", [1, 37, 100, 150, 391])

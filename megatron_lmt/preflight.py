@@ -107,7 +107,7 @@ def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = 
     validation_readers = _open_all(problems, {name: run.path(p) for name, p in validation.items()}, tokenizer)
     if tokenizer and rank == 0:
         problems.of(check_supervision, {**readers, **validation_readers}, tokenizer, run.data.packing)
-    problems.of(_check_processes, run, world_size)
+    problems.of(check_processes, run, world_size)
     if shape:
         problems.found += check_parallel(shape, *_model_parallel(run.parallel))
         problems.of(_check_lengths, run, shape)
@@ -177,7 +177,13 @@ def _model_parallel(parallel: ParallelSection) -> tuple[int, int, int, int | Non
     )
 
 
-def _check_processes(run: RunConfig, world_size: int | None) -> None:
+def check_processes(run: RunConfig, world_size: int | None) -> None:
+    """
+    Args:
+        world_size: processes, one for each GPU; None: as many as share one model.
+    Raises:
+        ConfigError: they cannot be divided into models, or the global batch not among them.
+    """
     parallel = run.parallel
     size, pipeline = parallel.model_parallel_size, parallel.pipeline_model_parallel_size
     world_size = world_size or size

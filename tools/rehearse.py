@@ -9,11 +9,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from megatron_lmt.config import load_run
-from megatron_lmt.errors import Problems, run_tool
+from megatron_lmt.config import RunConfig, load_run
+from megatron_lmt.errors import ConfigError, Problems, run_tool
 from megatron_lmt.estimate import estimate
 from megatron_lmt.model.shape import read_shape
-from megatron_lmt.preflight import check_data
+from megatron_lmt.preflight import check_data, check_processes
 from megatron_lmt.rehearsal.rehearse import rehearse
 
 
@@ -27,14 +27,21 @@ def main() -> None:
     problems = Problems()
     shape = problems.of(read_shape, run.path(run.model.hf_config))
     problems.of(check_data, run)
-    model = run.parallel.model_parallel_size
-    if arguments.gpus < 1 or arguments.gpus % model:
-        problems.found.append(f"--gpus {arguments.gpus}: the run shares a model between {model}; give a multiple of that")
+    problems.of(_check_gpus, run, arguments.gpus)
     problems.raise_if_any()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         proved = rehearse(run, Path(folder))
     print("\n".join(["", "proved:", *(f"  {line}" for line in proved)]))
     print("\n".join(["", "the real job:", *(f"  {line}" for line in estimate(run, shape, arguments.gpus).lines)]))
+
+
+def _check_gpus(run: RunConfig, gpus: int) -> None:
+    if gpus < 1:
+        raise ConfigError(f"--gpus {gpus}: must be at least 1")
+    try:
+        check_processes(run, gpus)
+    except ConfigError as error:
+        raise ConfigError([f"--gpus {gpus}, those of the real job: {problem}" for problem in error.problems]) from None
 
 
 if __name__ == "__main__":

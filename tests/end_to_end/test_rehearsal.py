@@ -17,13 +17,15 @@ def test_the_batch_script_outside_of_slurm_plays_the_life_of_the_run(tiny_run, m
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     refused = run(["bash", str(REPOSITORY / "slurm/sft.sh"), str(tiny_run), "data.seq_len=5"], code=2)
     assert "data.seq_len: " in refused
-    output = run(["bash", str(REPOSITORY / "slurm/cpt.sh"), "--local", str(tiny_run), "--gpus", "16"], timeout=600)
+    refused = run(["bash", str(REPOSITORY / "slurm/cpt.sh"), str(tiny_run), "--gpus", "24"], code=2)
+    assert "--gpus 24, those of the real job: train.global_batch_size = 8 is not a multiple" in refused
+    output = run(["bash", str(REPOSITORY / "slurm/cpt.sh"), "--local", str(tiny_run), "--gpus", "4"], timeout=600)
     proved, _, estimated = output.partition("the real job:")
     assert "samples in its order (fingerprint " in proved
     assert "after a kill -9" in proved and "digit for digit" in proved
     assert "the exported model generated text" in proved
     assert "parameters: 78,208" in estimated and "steps: 20; tokens: at most 10,240" in estimated
-    assert "GPUs: 16" in estimated and "GPU-hours: about" in estimated and "checkpoints: about" in estimated
+    assert "GPUs: 4" in estimated and "GPU-hours: about" in estimated and "checkpoints: about" in estimated
     assert not (tiny_run.parent / "run").exists()
     assert not [path for path in folder.iterdir() if path.name.startswith("rehearsal-")]
 

@@ -119,12 +119,16 @@ class Pool:
                 if has_more and self._room.acquire(blocking=not pending):
                     try:
                         pending.append(self.submit(function, next(iterator)))
-                    except StopIteration:
-                        has_more = False
+                    except BaseException as error:  # also after the end of the pool, when others wait for this room
                         self._room.release()
+                        if not isinstance(error, StopIteration):
+                            raise
+                        has_more = False
                 else:
-                    result = pending.popleft().result()
-                    self._room.release()
+                    try:
+                        result = pending.popleft().result()
+                    finally:
+                        self._room.release()
                     yield result
         finally:
             for _ in pending:

@@ -12,7 +12,8 @@ Next on the path: `examination.py` looks before, `text_files.py`, `tokenising.py
 
 from __future__ import annotations
 
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -71,14 +72,20 @@ def preprocess(
             make = partial(make_source, Run(settings, described, work, max_bad_lines, finished, Pace(bar)))
             if number == 1:
                 return list(map(make, outputs, outputs.values()))
-            return _all(threads, [threads.submit(make, *output) for output in outputs.items()])
+            return _all(threads, make, outputs)
 
 
-def _all(threads: ThreadPoolExecutor, started: list[Future[dict]]) -> list[dict]:
-    """The results, or as soon as there is one the first error."""
-    left, failed = set(started), []
-    while left and not failed:
-        done, left = wait(left, timeout=1, return_when=FIRST_EXCEPTION)  # a Ctrl-C just as it begins is seen at its end only
-        failed = [future for future in started if future in done and future.exception()]
-    threads.shutdown(wait=False, cancel_futures=True)
+def _all(
+    threads: ThreadPoolExecutor, make: Callable[[Path, list[Input]], dict], outputs: dict[Path, list[Input]]
+) -> list[dict]:
+    """The results, or as soon as there is one the first error. After that, or a Ctrl-C, no source is begun any more."""
+    try:
+        started = [threads.submit(make, *output) for output in outputs.items()]
+        left, failed = set(started), []
+        while left and not failed:
+            # a Ctrl-C just as it begins is seen at its end only
+            done, left = wait(left, timeout=1, return_when=FIRST_EXCEPTION)
+            failed = [future for future in started if future in done and future.exception()]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
     return [future.result() for future in failed or started]

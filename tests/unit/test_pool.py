@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -118,6 +118,21 @@ def test_a_call_beside_that_dies_is_an_error():
     with pytest.raises(DataError, match="died"), call_beside("died", os._exit, 1) as result:
         result()
     assert not multiprocessing.active_children()
+
+
+def test_room_is_given_back_after_errors_and_after_the_end_of_the_pool():
+    """Others may wait for it: 20 takers, four at a time, share the room of two items."""
+    threads = ThreadPoolExecutor(4)
+    with pytest.raises(KeyboardInterrupt), process_pool(1, "died") as pool:
+        for _ in range(5):
+            with pytest.raises(ValueError):
+                list(pool.in_order(refuse, range(4)))
+        assert len(list(pool.in_order(slow_at_first, range(4)))) == 4
+        takers = [threads.submit(lambda: list(pool.in_order(sleep_long, range(4)))) for _ in range(20)]
+        raise KeyboardInterrupt
+    done, waiting = wait(takers, timeout=60)
+    threads.shutdown(wait=not waiting)
+    assert not waiting and all(taker.exception() for taker in done)
 
 
 def test_a_process_that_cannot_be_started_is_an_error(monkeypatch):

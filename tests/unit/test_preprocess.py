@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,7 +30,7 @@ from megatron_lmt.errors import DataError, UserError
 from megatron_lmt.preprocessing import text_files
 from megatron_lmt.preprocessing.engines import STANDARD
 from megatron_lmt.preprocessing.inputs import sources_in
-from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.preprocess import _all, preprocess
 from megatron_lmt.preprocessing.shards import Shards
 from megatron_lmt.preprocessing.tokenising import Recipe
 
@@ -328,6 +330,21 @@ def test_an_interrupted_command_leaves_nothing(tmp_path, at_work):
     assert errors.endswith("interrupted\n") and "Traceback" not in errors
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive and not list((tmp_path / "out").iterdir())
+
+
+def test_no_source_is_begun_after_an_interrupt():
+    begun, interrupted = [], threading.Event()
+
+    def make(prefix, inputs):
+        begun.append(prefix)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted.wait(60)
+
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(KeyboardInterrupt):
+            _all(threads, make, {Path(name): [] for name in "abcd"})
+        interrupted.set()
+    assert begun == [Path("a")]
 
 
 def test_workers_end_when_the_command_is_killed(tmp_path, at_work):

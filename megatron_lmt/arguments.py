@@ -1,10 +1,13 @@
-"""Types of command-line arguments: argparse refuses a wrong value before any work, with its option and the reason."""
+"""Wrong values on the command line: refused before any work, with the option and the reason.
+
+Types with which argparse refuses the first one, and `too_small` for commands that collect all their problems.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,16 @@ def at_least(least: int) -> Callable[[str], int]:
 
     whole_number.__name__ = "whole number"  # argparse says: invalid whole number value
     return whole_number
+
+
+def too_small(arguments: Namespace, *names: str) -> list[str]:
+    """A problem for each of these whole numbers that is given and below one."""
+    given = {name: getattr(arguments, name) for name in names}
+    return [
+        f"--{name.replace('_', '-')} {value}: must be at least 1"
+        for name, value in given.items()
+        if value is not None and value < 1
+    ]
 
 
 def positive(text: str) -> float:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_lmt.arguments import at_least
+from megatron_lmt.arguments import too_small
 from megatron_lmt.errors import Problems, run_tool
 from megatron_lmt.eval.arguments import add_decoding_arguments, decoding_options, decoding_problems
 from megatron_lmt.eval.comet import Comet
@@ -54,7 +54,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test-set", type=Path, required=True, help="folder with one file for each language, line by line")
     parser.add_argument("--directions", nargs="+", required=True, help="such as en-ky, or en-x x-en zh-x x-zh all-234")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--max-sentences", type=at_least(1), metavar="N", help="only the first N of the test set")
+    parser.add_argument("--max-sentences", type=int, metavar="N", help="only the first N of the test set")
     parser.add_argument("--comet-checkpoint", type=Path, metavar="DIR", help="folder of a COMET model; absent: no COMET")
     parser.add_argument(
         "--comet-python",
@@ -63,7 +63,7 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="PATH",
         help="interpreter with unbabel-comet (tools/setup_comet.sh makes one; default: this one)",
     )
-    parser.add_argument("--comet-batch-size", type=at_least(1), default=16, help="segments (default: 16)")
+    parser.add_argument("--comet-batch-size", type=int, default=16, help="segments (default: 16)")
     parser.add_argument("--spbleu-model", type=Path, metavar="FILE", help="SentencePiece model of spBLEU; absent: no spBLEU")
     parser.add_argument(
         "--compare", type=Path, metavar="TSV", help="published scores to show beside, such as lmt_scores.tsv"
@@ -75,7 +75,7 @@ def _parse_arguments() -> argparse.Namespace:
 def _check(arguments: argparse.Namespace) -> tuple[Evaluation, list[str]]:
     """Everything that can be known before work starts; and directions of groups that the test set lacks."""
     problems = Problems()
-    problems.found += decoding_problems(arguments)
+    problems.found += decoding_problems(arguments) + too_small(arguments, "max_sentences", "comet_batch_size")
     if arguments.model and not (arguments.model / "config.json").is_file():
         problems.found.append(f"--model {arguments.model}: no config.json; this is not an exported model")
     comet = None

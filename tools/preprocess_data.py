@@ -31,7 +31,7 @@ from megatron_lmt.preprocessing.source_report import report
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, nargs="+", metavar="PATH", help="files, folders or patterns of one source")
-    parser.add_argument("--output-prefix", type=Path, metavar="P", help="of the files to write")
+    parser.add_argument("--output-prefix", type=_prefix, metavar="P", help="of the files to write")
     parser.add_argument("--input-dir", type=Path, metavar="DIR", help="each input in it is a source")
     parser.add_argument("--sources", type=Path, metavar="LIST.toml", help="a list of sources")
     parser.add_argument("--root", metavar="DIR", help="of the paths in LIST.toml, instead of its own")
@@ -118,6 +118,12 @@ def main() -> None:
     where = arguments.output_dir or f"{arguments.output_prefix}_text_document"
     print("\n".join(report(jobs, manifests)))
     print(f"{_summary(manifests, seconds)} → {where}")
+
+
+def _prefix(text: str) -> Path:
+    if text.endswith(("/", "/.")) or text == ".":
+        raise argparse.ArgumentTypeError(f"{text}: a folder; add the beginning of the files' names")
+    return Path(text)
 
 
 def _summary(manifests: list[dict], seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_lmt.arguments import at_least
+from megatron_lmt.arguments import too_small
 from megatron_lmt.errors import Problems
 from megatron_lmt.eval.generate import ENGINES
 from megatron_lmt.eval.translate import PROMPTS
@@ -18,9 +18,9 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--through", metavar="CODE", help="language of the auxiliary sentence (default: LMT's) or the pivot (default: en)"
     )
     parser.add_argument("--template", choices=sorted(TEMPLATES), default="release", help="wording of the prompt")
-    parser.add_argument("--num-beams", type=at_least(1), default=5, help="default: 5, as in LMT's release; 1 is greedy")
-    parser.add_argument("--max-new-tokens", type=at_least(1), default=512, help="of one translation (default: 512)")
-    parser.add_argument("--batch-size", type=at_least(1), default=32, help="sentences decoded together (default: 32)")
+    parser.add_argument("--num-beams", type=int, default=5, help="default: 5, as in LMT's release; 1 is greedy")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="of one translation (default: 512)")
+    parser.add_argument("--batch-size", type=int, default=32, help="sentences decoded together (default: 32)")
     parser.add_argument("--engine", choices=ENGINES, default="transformers")
     parser.add_argument(
         "--dtype",
@@ -41,7 +41,7 @@ def decoding_problems(arguments: argparse.Namespace) -> list[str]:
         problems.found.append(
             f"--template {arguments.template} has no wording with an auxiliary sentence: take another, or stp"
         )
-    return problems.found
+    return problems.found + too_small(arguments, "num_beams", "max_new_tokens", "batch_size")
 
 
 def decoding_options(arguments: argparse.Namespace) -> dict:

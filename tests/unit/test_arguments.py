@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from megatron_lmt.arguments import at_least, file_to_write, picture_to_write, positive
+from megatron_lmt.arguments import at_least, file_to_write, picture_to_write, positive, too_small
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.files import write_text_atomically
 from megatron_lmt.languages import split_direction
@@ -41,6 +41,12 @@ def test_a_wrong_value(tmp_path, monkeypatch, capsys, kind, text, reason):
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(["--option", text])
     assert ended.value.code == 2 and f"argument --option: {reason}" in capsys.readouterr().err
+
+
+def test_all_that_are_too_small_are_told():
+    arguments = argparse.Namespace(num_beams=0, max_sentences=None, batch_size=1, workers=-2)
+    told = too_small(arguments, "num_beams", "max_sentences", "batch_size", "workers")
+    assert told == ["--num-beams 0: must be at least 1", "--workers -2: must be at least 1"]
 
 
 def test_right_values(tmp_path):

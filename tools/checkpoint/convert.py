@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from megatron_lmt.arguments import at_least, positive
+from megatron_lmt.arguments import positive, too_small
 from megatron_lmt.conversion.hf_to_mcore import import_from_hf
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.mcore_to_mcore import reshard
@@ -31,12 +31,12 @@ def main() -> None:
     parser.add_argument("--load-dir", type=Path, required=True, help="Hugging Face folder, checkpoint or run directory")
     parser.add_argument("--save-dir", type=Path, required=True, help="new folder; it is there whole or not at all")
     parser.add_argument("--overwrite", action="store_true", help="replace the model or checkpoint that is at --save-dir")
-    parser.add_argument("--workers", type=at_least(1), default=1, help="processes that share the work (default 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work (default 1)")
     parser.add_argument("--untie", action="store_true", help="give a model with a tied output layer one of its own")
     parser.add_argument("--max-shard-size", type=positive, default=5, metavar="GB", help="of a safetensors file (default 5)")
     parser.add_argument("--allow-nan", action="store_true", help="convert NaN and infinity like other numbers")
     parser.add_argument("--hf-config", type=Path, help="for plain Megatron-LM: folder of config.json and tokenizer")
-    parser.add_argument("--target-tensor-parallel-size", type=at_least(1), default=1, help="to cut and pad a checkpoint for")
+    parser.add_argument("--target-tensor-parallel-size", type=int, default=1, help="to cut and pad a checkpoint for")
     parser.add_argument("--no-save-optim", action="store_true", help="leave the optimizer state out")
     parser.add_argument("--check-hashes", action="store_true", help="compare all files of the checkpoint with its manifest")
     parser.add_argument("--verify", action="store_true", help="prove it by hashes and by logits before --save-dir is there")
@@ -68,6 +68,7 @@ def _check(arguments: argparse.Namespace, conversion: tuple[str, str]) -> None:
         if getattr(arguments, name) != default and conversion not in belongs_to:
             pairs = " or ".join(f"--loader {loader} --saver {saver}" for loader, saver in belongs_to)
             problems.append(f"--{name.replace('_', '-')} is for {pairs}")
+    problems += too_small(arguments, "workers", "target_tensor_parallel_size")
     if problems:
         raise ConfigError(problems)
 

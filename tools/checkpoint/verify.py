@@ -7,7 +7,6 @@ from pathlib import Path
 
 from megatron_lmt.conversion.hf_source import check_hf_source
 from megatron_lmt.conversion.mcore_source import find_mcore_source
-from megatron_lmt.conversion.verify import prove
 from megatron_lmt.errors import run_tool
 
 
@@ -20,6 +19,8 @@ def main() -> None:
     arguments = parser.parse_args()
     check_hf_source(arguments.hf_dir)
     checkpoint = find_mcore_source(arguments.mcore_dir, arguments.hf_config)
+    from megatron_lmt.conversion.verify import prove  # takes seconds to import
+
     print("\n".join(prove(arguments.hf_dir, checkpoint.folder, checkpoint.shape, arguments.dtype)))
 
 

@@ -322,7 +322,7 @@ def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
     if found:
         raise ConfigError(
             [f"output_dir = {output_dir} holds another run: {difference}" for difference in found]
-            + ["give a new output_dir; to go on from the old weights, name them in model.pretrained_checkpoint"]
+            + ["take the values of before, or a new output_dir; model.pretrained_checkpoint may name the old weights"]
         )
     return resume_from
 

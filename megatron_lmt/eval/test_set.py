@@ -12,6 +12,8 @@ from megatron_lmt.errors import ConfigError, DataError
 from megatron_lmt.preprocessing.records import read_lines
 
 ALL = "all-234"
+RECORDS = frozenset({"json", "jsonl", "tsv", "csv", "parquet"})
+"""Endings of files whose lines are no sentences."""
 
 
 class TestSet:
@@ -100,6 +102,8 @@ class TestSet:
 
 
 def _language_of(file_name: str) -> str | None:
+    if not RECORDS.isdisjoint(file_name.split(".")):
+        return None
     codes = {_codes().get(part) for part in file_name.split(".")} - {None}
     return codes.pop() if len(codes) == 1 else None
 

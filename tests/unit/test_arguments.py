@@ -68,6 +68,20 @@ def test_a_direction_without_a_dash():
         split_direction("ende")
 
 
+def test_a_prefix_that_is_a_folder(tmp_path):
+    command = [
+        sys.executable,
+        REPOSITORY / "tools/preprocess_data.py",
+        "--input",
+        "a.txt",
+        "--output-prefix",
+        f"{tmp_path}/",
+    ]
+    command += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", "tokenizer"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 2 and f"argument --output-prefix: {tmp_path}/: a folder; add the beginning" in done.stderr
+
+
 def test_a_file_that_cannot_be_written_is_named_as_the_user_named_it(tmp_path):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "absent" / "file"):

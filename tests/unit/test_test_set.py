@@ -56,6 +56,8 @@ def test_files_that_do_not_fit_are_told(folder):
 
 
 def test_folders_without_a_test_set(tmp_path):
+    (tmp_path / "mono.en.jsonl").write_text('{"text": "Water."}\n')
+    (tmp_path / "en-de.tsv.gz").touch()
     with pytest.raises(ConfigError, match="no file with a language code"):
         TestSet(tmp_path)
     with pytest.raises(ConfigError, match="no such folder"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from megatron_lmt.arguments import at_least
 from megatron_lmt.config import load_run
 from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.prefixes import prefix_of
 from megatron_lmt.data.show import preview_sample, show_document, show_sample
 from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
@@ -134,7 +135,8 @@ def _fertility(arguments: argparse.Namespace) -> list[str]:
 
 def _open_source(arguments: argparse.Namespace) -> tuple[IndexedReader, Tokenizer]:
     tokenizer = load_tokenizer(arguments.tokenizer_type, arguments.tokenizer_model)
-    return open_source(arguments.prefix.name, arguments.prefix, tokenizer.identity()), tokenizer
+    prefix = prefix_of(arguments.prefix)
+    return open_source(prefix.name, prefix, tokenizer.identity()), tokenizer
 
 
 if __name__ == "__main__":

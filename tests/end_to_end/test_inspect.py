@@ -45,6 +45,7 @@ def test_documents(run_file, quickstart_tokenizer, tiny_tokenizer):
     look = ("inspect_data.py", "look", prefix, "--count", "3", "--tokenizer-model")
     shown, again = tool(*look, quickstart_tokenizer), tool(*look, quickstart_tokenizer)
     assert shown == again and shown.count(f" of {prefix}: ") == 3
+    look = ("inspect_data.py", "look", f"{prefix}.idx", "--count", "3", "--tokenizer-model")  # as a shell completes it
     assert shown != tool(*look, quickstart_tokenizer, "--seed", "1")
     assert "was made with tokenizer" in tool(*look, tiny_tokenizer, code=2)
     assert "sample 160: the run has samples 0 to 159" in tool("inspect_data.py", "sample", run_file, "160", code=2)

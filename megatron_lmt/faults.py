@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
 from statistics import median
 
 import numpy as np
 
 from megatron_lmt.data.mixture import Sample
+from megatron_lmt.text_table import listed
 
 WINDOW = 100
 """Iterations that the median is taken over."""
 ENOUGH = 20
 """Iterations before anything is called a spike: the loss falls fast at the start of a run."""
 NAMED_SAMPLES = 8
-NAMED_DOCUMENTS = 20
 
 
 class FaultJudge:
@@ -78,15 +77,9 @@ def name_samples(samples: list[Sample], losses: np.ndarray, first_sample: int, s
     not_finite = int((~np.isfinite(losses)).sum())
     lines = [
         f"  sample {first_sample + i} | {sources[samples[i].source]} | loss {losses[i]:.3f} | documents "
-        f"{_listed(samples[i].pieces['document'].tolist())}"
+        f"{listed(samples[i].pieces['document'].tolist())}"
         for i in worst[:NAMED_SAMPLES].tolist()
     ]
     if not_finite > NAMED_SAMPLES:
         lines.append(f"  and {not_finite - NAMED_SAMPLES} more samples whose loss is not a number")
     return lines
-
-
-def _listed(documents: Iterable[int]) -> str:
-    numbers = sorted(set(documents))
-    more = len(numbers) - NAMED_DOCUMENTS
-    return ", ".join(map(str, numbers[:NAMED_DOCUMENTS])) + (f" and {more} more" if more > 0 else "")

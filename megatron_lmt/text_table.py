@@ -1,6 +1,10 @@
-"""Tables in text, for terminals and logs."""
+"""Tables and lists of numbers in text, for terminals and logs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+MOST_LISTED = 20
 
 
 def text_table(header: tuple, rows: list[tuple]) -> list[str]:
@@ -12,3 +16,10 @@ def text_table(header: tuple, rows: list[tuple]) -> list[str]:
         for row in cells
     ]
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Each number once, in rising order; of many the first ones, and how many more."""
+    rising = sorted(set(numbers))
+    more = len(rising) - MOST_LISTED
+    return ", ".join(map(str, rising[:MOST_LISTED])) + (f" and {more} more" if more > 0 else "")

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 
 from megatron_lmt.doctor.node import Finding, examine, facts
+from megatron_lmt.errors import UserError
 from megatron_lmt.preflight import ReadyRun
+from megatron_lmt.runtime.meeting import join
 
 MEETING_SECONDS = 120
 CLOCK_SECONDS = 5.0
@@ -21,18 +23,23 @@ CLOCK_SECONDS = 5.0
 
 def meet() -> Finding:
     """Meet the other processes at MASTER_ADDR:MASTER_PORT, as training will. Alone, there is nobody to meet."""
-    if "RANK" not in os.environ:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        return Finding("one process, no network needed")
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    latest = timedelta(seconds=MEETING_SECONDS)
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=MEETING_SECONDS))
+        meeting = join(latest)
+        dist.init_process_group(
+            "gloo", store=meeting.store, rank=meeting.rank, world_size=meeting.world_size, timeout=latest
+        )
+    except UserError as error:
+        return Finding(f"port {place}", str(error) or "another process says who did not come")
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         fix = (
             f"{socket.gethostname()} met nobody there ({reason}); open the port, or set GLOO_SOCKET_IFNAME in environment.sh"
         )
         return Finding(f"port {place}", fix)
+    if meeting.world_size == 1:
+        return Finding("one process, no network needed")
     return Finding(f"port {place}: {dist.get_world_size()} processes met")
 
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from megatron_lmt.errors import print_problems
+from megatron_lmt.runtime.rendezvous import find_each_other, place_from_environment
 
 FRESH_STARTS = "MEGATRON_LMT_FRESH_STARTS"
 """Environment variable: how often this process was replaced by a fresh one with the same place among the others."""
@@ -57,11 +58,18 @@ def end_all_if_any(problems: list[str], settings: str = "") -> None:
         sys.exit(2)
 
 
-def join() -> Meeting:
-    """Find the other processes (torchrun's environment says where). Without that environment this process is alone."""
-    store, rank, world_size = (dist.HashStore(), 0, 1) if "RANK" not in os.environ else next(dist.rendezvous("env://"))
+def join(latest: timedelta = LATEST) -> Meeting:
+    """Find the other processes (torchrun's environment says where). Without that environment this process is alone.
+
+    Raises:
+        UserError: they did not come.
+    """
+    if "RANK" not in os.environ:
+        return Meeting(dist.HashStore(), 0, 1)
+    place = place_from_environment()
     # after `become_a_fresh_process` torchrun's store still has the addresses of the processes before
-    return Meeting(dist.PrefixStore(f"fresh {os.environ.get(FRESH_STARTS, 0)}", store), rank, world_size)
+    name = f"fresh {os.environ.get(FRESH_STARTS, 0)}"
+    return Meeting(find_each_other(place, name, latest), place.rank, place.world_size)
 
 
 def different(settings: Sequence[str], found: Sequence[tuple[str, list[str]]]) -> list[str]:

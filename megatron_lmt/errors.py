@@ -75,11 +75,16 @@ class Problems:
             raise UserError(self.found)
 
 
+def with_advice(problems: Sequence[str], advice: str) -> list[str]:
+    """The problems with the way out of all of them behind the last: it is no problem, and is not counted as one."""
+    return [*problems[:-1], f"{problems[-1]}\n{advice}"]
+
+
 def print_problems(problems: Sequence[str]) -> None:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if len(problems) > 1:
-        print(f"error: {len(problems)} problems, nothing was done", file=sys.stderr)
+        print(f"error: {len(problems)} problems", file=sys.stderr)
     sys.stderr.flush()
 
 

@@ -22,7 +22,7 @@ from megatron_lmt.data.sources import open_source
 from megatron_lmt.data.stream import SAMPLER_VERSION
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.data.weights import Plan, make_plan, source_prefixes
-from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems
+from megatron_lmt.errors import CheckpointError, ConfigError, MissingExtraError, Problems, with_advice
 from megatron_lmt.machine import Machine, machine_problems
 from megatron_lmt.model.hf_folder import SafetensorsFolder, is_hf_folder
 from megatron_lmt.model.memory import estimate_memory
@@ -30,7 +30,7 @@ from megatron_lmt.model.shape import ModelShape, check_parallel, read_shape
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, read_run_state
 from megatron_lmt.runtime.incarnation import check_nobody_trains
 from megatron_lmt.runtime.job_folder import JOB_FOLDER, check_starts
-from megatron_lmt.runtime.retention import check_free_disk, space_needed
+from megatron_lmt.runtime.retention import check_output, space_needed
 from megatron_lmt.runtime.signals import EXIT_FILE
 from megatron_lmt.sft.supervision import check_supervision, supervision_lines
 
@@ -89,13 +89,16 @@ class ReadyRun:
         check_nobody_trains(output_dir)
 
 
-def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = None, rank: int = 0) -> ReadyRun:
+def check_run(
+    run: RunConfig, world_size: int | None, machine: Machine | None = None, rank: int = 0, writes: bool = True
+) -> ReadyRun:
     """Check everything; see the module.
 
     Args:
         world_size: number of processes; None when they are not started yet, as in a dry run.
         machine: that is to train; None when it may be another one than this.
         rank: of this process; the first alone reads documents.
+        writes: whether the run is to write, if it is not done; else its folder may be another user's, or full.
     Raises:
         UserError: with one line for each problem.
     """
@@ -111,9 +114,10 @@ def check_run(run: RunConfig, world_size: int | None, machine: Machine | None = 
     if shape:
         problems.found += check_parallel(shape, *_model_parallel(run.parallel))
         problems.of(_check_lengths, run, shape)
-        problems.of(check_free_disk, run, shape)
         if tokenizer:
             problems.of(_check_vocabulary, run, shape, tokenizer)
+    if writes and not os.path.isfile(run.output_dir / DONE):  # which is silent about folders that it may not look into
+        problems.of(check_output, run, shape)
     problems.of(_check_extras, run)
     if run.evaluation:
         problems.of(_check_evaluation, run)
@@ -321,8 +325,10 @@ def _find_own_checkpoint(run: RunConfig, identity: dict) -> Path | None:
     found = differences(*(_until(samples_done, which) for which in (before, identity)))
     if found:
         raise ConfigError(
-            [f"output_dir = {output_dir} holds another run: {difference}" for difference in found]
-            + ["take the values of before, or a new output_dir; model.pretrained_checkpoint may name the old weights"]
+            with_advice(
+                [f"output_dir = {output_dir} holds another run: {difference}" for difference in found],
+                "take the values of before, or a new output_dir; model.pretrained_checkpoint may name the old weights",
+            )
         )
     return resume_from
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from megatron_lmt.config import RunConfig, load_run, run_of
 from megatron_lmt.data.indexed import IndexedReader, manifest_path
 from megatron_lmt.data.ledger import consumed_table
-from megatron_lmt.errors import ConfigError
+from megatron_lmt.errors import ConfigError, with_advice
 from megatron_lmt.files import file_sha256, write_json_atomically, write_text_atomically
 from megatron_lmt.preflight import ReadyRun, differences
 from megatron_lmt.provenance import code, machine, versions
@@ -81,8 +81,10 @@ def check_against_card(ready: ReadyRun, origin: Origin) -> list[str]:
         found += differences(_known_by(origin.card["start_weights"]), _known_by(_start_weights(ready)))
     if found:
         raise ConfigError(
-            [f"not the run of the card: {difference}" for difference in found]
-            + ["what decides the result must be as it was; to change it, start from the run file"]
+            with_advice(
+                [f"not the run of the card: {difference}" for difference in found],
+                "what decides the result must be as it was; to change it, start from the run file",
+            )
         )
     then = origin.card["starts"][-1]
     now = {"code": code(), "versions": versions()}

@@ -99,7 +99,7 @@ def _step(arguments: argparse.Namespace) -> list[str]:
 
 
 def _open_run(arguments: argparse.Namespace) -> ReadyRun:
-    return check_run(load_run(arguments.run_file, arguments.overrides), world_size=None)
+    return check_run(load_run(arguments.run_file, arguments.overrides), world_size=None, writes=False)
 
 
 def _fingerprint(step: ReplayedStep) -> str:

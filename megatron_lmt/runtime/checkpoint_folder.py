@@ -10,7 +10,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from megatron_lmt.errors import CheckpointError
+from megatron_lmt.errors import CheckpointError, with_advice
 from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER, quick_problems
 
 RUN_STATE = "run_state.json"
@@ -70,7 +70,7 @@ def refuse_if(problems: list[str], folder: Path) -> None:
         CheckpointError: with the problems, if there are any, and the checkpoint before this one as the way out.
     """
     if problems:
-        raise CheckpointError([*problems, _way_out(folder)])
+        raise CheckpointError(with_advice(problems, _way_out(folder)))
 
 
 def _way_out(folder: Path) -> str:

@@ -17,7 +17,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 
-from megatron_lmt.errors import CheckpointError
+from megatron_lmt.errors import CheckpointError, with_advice
 from megatron_lmt.runtime.checkpoint import damaged_tensor_files, load_tensors, sharded_state
 from megatron_lmt.runtime.checkpoint_folder import DAMAGED
 from megatron_lmt.runtime.checkpoint_manifest import forget_cached_pages, read_manifest
@@ -40,7 +40,9 @@ def verify_saved(folder: Path, model: GPTModel, optimizer: MegatronOptimizer) ->
     if dist.get_rank() == 0:
         folder.rename(aside)
     dist.barrier()
-    raise CheckpointError([*problems, f"{folder} is not what was in memory when it was saved; it is kept as {aside}"])
+    raise CheckpointError(
+        with_advice(problems, f"{folder} is not what was in memory when it was saved; it is kept as {aside}")
+    )
 
 
 def _differing_tensors(folder: Path, kept: dict) -> list[str]:

@@ -1,9 +1,12 @@
-"""Which checkpoints a run keeps, how large they and its exports are, and whether they fit on the disk. No torch."""
+"""Which checkpoints a run keeps, how large they and its exports are, and whether the disk takes them. No torch."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +91,52 @@ def _exports(run: RunConfig) -> int:
 
 def _existing_part(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def check_output(run: RunConfig, shape: ModelShape | None) -> None:
+    """
+    Args:
+        shape: None if it is not known; then nothing is said about the room that checkpoints need.
+    Raises:
+        ConfigError: the output folder cannot be written, or what the run will keep there does not fit.
+    """
+    check_writable(run.output_dir)
+    if shape:
+        check_free_disk(run, shape)
+
+
+def check_writable(output_dir: Path) -> None:
+    """
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
+    existing = output_dir
+    try:
+        existing = _existing_part(output_dir)
+        if existing == output_dir:
+            _check_permission(existing)
+        else:
+            with tempfile.TemporaryFile(dir=existing):  # some file systems grant more than they do, such as /proc
+                pass
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir = {output_dir} cannot be made or written: {existing}: {os.strerror(error.errno)}; name another "
+            "folder, or have the permissions changed"
+        ) from None
+
+
+def _check_permission(folder: Path) -> None:
+    """Without a trial in it: other ranks would see the file, and take the folder for one that is in use.
+
+    Raises:
+        OSError: this process may not make files there.
+    """
+    if not folder.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def check_free_disk(run: RunConfig, shape: ModelShape) -> None:

@@ -62,6 +62,15 @@ def test_a_folder_that_cannot_be_written(tmp_path, start, with_tmpfs):
     )
 
 
+def test_a_run_in_a_folder_that_cannot_be_written(tiny_run, with_tmpfs):
+    (tiny_run.parent / "out").mkdir()
+    train = [sys.executable, "-m", "megatron_lmt.train", "run.toml", "--dry-run"]
+    for folder in ("out", "out/run"):
+        done = with_tmpfs(tiny_run.parent, "ro", [*train, f"output_dir={folder}"])
+        assert done.returncode == 2 and done.stderr.count("error: ") == 1
+        assert f"{tiny_run.parent}/out: Read-only file system; name another folder" in done.stderr
+
+
 def test_a_tokenizer_that_ends_no_document(tmp_path, start, tiny_tokenizer):
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     definition["added_tokens"] = [token for token in definition["added_tokens"] if token["content"] != "<|endoftext|>"]

@@ -63,9 +63,7 @@ def test_a_port_that_is_taken(place):
         taken.listen()
         (error,) = at_once((0,), place, SOON)
     (problem,) = error.problems
-    assert (
-        problem.startswith(f"rank 0 {HERE} cannot open the store at 127.0.0.1:") and "EADDRINUSE" in problem
-    )
+    assert problem.startswith(f"rank 0 {HERE} cannot open the store at 127.0.0.1:") and "EADDRINUSE" in problem
 
 
 def test_the_first_process_ends_while_others_are_waited_for(place):

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 import pytest
 
 from megatron_lmt.config import load_run
-from megatron_lmt.errors import ConfigError
+from megatron_lmt.errors import ConfigError, UserError
+from megatron_lmt.files import write_json_atomically
 from megatron_lmt.model.shape import read_shape
+from megatron_lmt.preflight import DONE, RESOLVED, check_run, resolved
 from megatron_lmt.runtime import retention
 from megatron_lmt.runtime.checkpoint_folder import iteration_folder
 from megatron_lmt.runtime.checkpoint_manifest import commit
@@ -56,6 +58,35 @@ def test_what_a_run_has_already_needs_no_more_room(tiny_run, monkeypatch):
         retention.check_free_disk(run, shape)
     moved_away = load_run(tiny_run, ["train.bf16=true", "checkpoint.require_free_disk=false"])
     retention.check_free_disk(moved_away, shape)
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "reason"),
+    [
+        ("/proc/xx", "/proc: No such file or directory"),
+        ("config.json", "config.json: Not a directory"),
+        ("config.json/run", "config.json: Not a directory"),
+        ("a" * 300, "aaa: File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_not_called_too_small(tiny_run, output_dir, reason):
+    with pytest.raises(UserError) as refused:
+        check_run(load_run(tiny_run, [f"output_dir={output_dir}", "model.hf_config=absent.json"]), 1)
+    absent, problem = refused.value.problems  # said together with what else is wrong
+    assert "absent.json" in absent
+    assert problem.startswith("output_dir = ") and f"{reason}; name another folder, or have" in problem
+
+
+def test_a_full_disk_hinders_neither_a_run_that_is_done_nor_who_looks_at_one(tiny_run, monkeypatch):
+    monkeypatch.setattr(retention.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    run = load_run(tiny_run)
+    with pytest.raises(ConfigError, match="the disk is too small"):
+        check_run(run, 1)
+    ready = check_run(run, None, writes=False)
+    run.output_dir.mkdir()
+    write_json_atomically(run.output_dir / RESOLVED, resolved(ready))
+    (run.output_dir / DONE).touch()
+    assert "already reached" in check_run(run, 1).nothing_to_do
 
 
 def test_exports_need_room_and_keep_one_checkpoint_longer(tiny_run):

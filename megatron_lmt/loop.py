@@ -39,7 +39,7 @@ from megatron_lmt.runtime.checkpoint_readback import verify_saved
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, close_saving, prepare_saving
 from megatron_lmt.runtime.device import Device
 from megatron_lmt.runtime.meeting import Meeting
-from megatron_lmt.runtime.retention import delete_superfluous
+from megatron_lmt.runtime.retention import Deletions
 from megatron_lmt.runtime.signals import EXIT_FILE, Requests
 from megatron_lmt.start import build_trainee, open_output
 from megatron_lmt.step import batch_shape
@@ -89,6 +89,7 @@ class _Loop:
         if checkpoint.async_save is not None:
             in_background = checkpoint.async_save
         self.saver = CheckpointSaver(in_background, attendance.check_may_write)
+        self.deletions = Deletions(log)
         self.trainee = build_trainee(ready, device)
         self.trainee.heartbeat = attendance.alive
         self.faults = FaultJudge(self.run_config.train.loss_spike)
@@ -149,6 +150,8 @@ class _Loop:
             self.report.finish(self.mixture.ledger(self.data_state), self.attendance.enter_between_steps)
             if dist.get_rank() == 0:
                 write_text_atomically(run.output_dir / DONE, f"{last} iterations\n")
+        self.attendance.enter_between_steps("deleting old checkpoints")
+        self.deletions.wait()
         self.report.close()
         batches.close()
         return begin_again
@@ -207,6 +210,7 @@ class _Loop:
         run = self.run_config
         self._commit_save(wait=True)
         self.attendance.enter_between_steps(f"checkpoint of iteration {iteration}")
+        self.deletions.wait()
         self.trainee.gather_parameters()
         run_state = {
             "iteration": iteration,
@@ -236,5 +240,5 @@ class _Loop:
         if dist.get_rank() == 0:
             write_text_atomically(run.output_dir / "latest_checkpointed_iteration.txt", f"{iteration_of(folder)}\n")
             self.report.committed(folder)
-            delete_superfluous(folder.parent, run.checkpoint)
+            self.deletions.delete_superfluous(folder.parent, run.checkpoint)
         self.log.info(f"saved {folder} in {saved.seconds:.1f} s; training stood still for {saved.stall_seconds:.1f} s of it")

@@ -89,9 +89,13 @@ def read_run_state(folder: Path) -> dict:
 
 def discard(folder: Path) -> None:
     """Delete a checkpoint; it loses its name first, so that no half of one looks complete."""
+    shutil.rmtree(without_name(folder))
+
+
+def without_name(folder: Path) -> Path:
+    """A checkpoint that is to be deleted: it is none any more, whatever becomes of the deletion."""
     doomed = folder.with_name(f"{UNFINISHED}{folder.name}-{uuid.uuid4().hex[:8]}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    return folder.rename(doomed)
 
 
 def remove_unfinished(checkpoints: Path) -> None:

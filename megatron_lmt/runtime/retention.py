@@ -7,13 +7,15 @@ import math
 import os
 import shutil
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from logging import Logger
 from pathlib import Path
 
 from megatron_lmt.config import CheckpointSection, RunConfig
 from megatron_lmt.errors import ConfigError
 from megatron_lmt.model.shape import ModelShape
-from megatron_lmt.runtime.checkpoint_folder import EXPORTS, committed, discard, iteration_of
+from megatron_lmt.runtime.checkpoint_folder import EXPORTS, committed, iteration_of, without_name
 
 OPTIMIZER_BYTES = 12
 """Of each parameter: its fp32 copy and Adam's two moments."""
@@ -27,10 +29,38 @@ def superfluous(iterations: list[int], section: CheckpointSection) -> list[int]:
     return [iteration for iteration in iterations[: -section.keep_last] if not retain or iteration % retain]
 
 
-def delete_superfluous(checkpoints: Path, section: CheckpointSection) -> None:
-    folders = {iteration_of(folder): folder for folder in committed(checkpoints)}
-    for iteration in superfluous(sorted(folders), section):
-        discard(folders[iteration])
+class Deletions:
+    """Deletes old checkpoints beside the training: on a slow file system the other ranks would wait too long for the first.
+
+    What cannot be deleted costs a warning; the next start tries again.
+    """
+
+    def __init__(self, log: Logger):
+        self._log = log
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deletions")
+        self._under_way: list[Future] = []
+
+    def delete_superfluous(self, checkpoints: Path, section: CheckpointSection) -> None:
+        """Begin to delete what the run file does not want to be kept; it is no checkpoint any more when this returns."""
+        folders = {iteration_of(folder): folder for folder in committed(checkpoints)}
+        for iteration in superfluous(sorted(folders), section):
+            try:
+                doomed = without_name(folders[iteration])
+            except OSError as error:
+                self._log.warning(f"an old checkpoint is kept, it cannot be renamed: {error}")
+            else:
+                self._under_way.append(self._worker.submit(self._delete, doomed))
+
+    def wait(self) -> None:
+        """Until all is deleted: the room is counted on."""
+        while self._under_way:
+            self._under_way.pop().result()
+
+    def _delete(self, folder: Path) -> None:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            self._log.warning(f"what is left of an old checkpoint cannot be deleted: {error}")
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,8 @@
+import errno
+import logging
+import os
+import shutil
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +13,7 @@ from megatron_lmt.files import write_json_atomically
 from megatron_lmt.model.shape import read_shape
 from megatron_lmt.preflight import DONE, RESOLVED, check_run, resolved
 from megatron_lmt.runtime import retention
-from megatron_lmt.runtime.checkpoint_folder import iteration_folder
+from megatron_lmt.runtime.checkpoint_folder import committed, iteration_folder
 from megatron_lmt.runtime.checkpoint_manifest import commit
 
 
@@ -39,6 +44,43 @@ def test_the_estimate_covers_what_there_is_at_any_time(tiny_run, overrides, last
     assert saved == last
     most, real = retention.space_needed(run, read_shape(run.path("config.json"))).most_at_a_time, max(map(len, states))
     assert real <= most <= real + 1
+
+
+@pytest.fixture
+def three_checkpoints(tiny_run):
+    """The folder of checkpoints of a run that keeps one of them, and what its run file says."""
+    run = load_run(tiny_run, ["checkpoint.keep_last=1"])
+    checkpoints = run.output_dir / "checkpoints"
+    for iteration in (10, 20, 30):
+        (checkpoints / iteration_folder(iteration)).mkdir(parents=True)
+        commit(checkpoints / iteration_folder(iteration), {})
+    return checkpoints, run.checkpoint
+
+
+def test_training_goes_on_while_old_checkpoints_are_deleted(three_checkpoints, monkeypatch):
+    checkpoints, section = three_checkpoints
+    disk_answers, delete = threading.Event(), shutil.rmtree
+    monkeypatch.setattr(retention.shutil, "rmtree", lambda folder: disk_answers.wait(60) and delete(folder))
+    deletions = retention.Deletions(logging.getLogger("test"))
+    deletions.delete_superfluous(checkpoints, section)  # returns though the disk does not answer
+    assert committed(checkpoints) == [checkpoints / iteration_folder(30)]
+    deletions.delete_superfluous(checkpoints, section)
+    assert len(list(checkpoints.iterdir())) == 3
+    disk_answers.set()
+    deletions.wait()
+    assert list(checkpoints.iterdir()) == [checkpoints / iteration_folder(30)]
+
+
+def test_what_cannot_be_deleted_costs_a_warning(three_checkpoints, monkeypatch, caplog):
+    def held_open(folder):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))  # as on NFS, where somebody reads it
+
+    monkeypatch.setattr(retention.shutil, "rmtree", held_open)
+    deletions = retention.Deletions(logging.getLogger("test"))
+    deletions.delete_superfluous(*three_checkpoints)
+    deletions.wait()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "Directory not empty: '" in caplog.text and "iter_0000010" in caplog.text
 
 
 def test_what_a_run_has_already_needs_no_more_room(tiny_run, monkeypatch):

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,9 +69,9 @@ class ReadyRun:
         """The next to do, from 1."""
         return read_run_state(self.resume_from)["iteration"] + 1 if self.resume_from else 1
 
-    @property
+    @cached_property
     def nothing_to_do(self) -> str | None:
-        """Why this start has nothing to do, if so."""
+        """Why this start has nothing to do, if so; looked at once, since all processes must act alike."""
         output_dir = self.run.output_dir
         if self.is_done:
             return f"{output_dir}: the run has already reached its {self.run.train_iters} iterations"

@@ -82,14 +82,22 @@ def _check_together(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin, Me
         from megatron_lmt.runtime.meeting import join  # imports torch
 
         meeting = join()
-        meeting.end_all_if_any(problems.found, _settings(checked[0]) if checked else "")
+        meeting.end_all_if_any(problems.found, what_must_agree(checked[0]) if checked else None)
     problems.raise_if_any()
     return *checked, meeting
 
 
-def _settings(ready: ReadyRun) -> str:
-    """A hash of the run with all its keys."""
-    return hashlib.sha256(ready.run.model_dump_json().encode()).hexdigest()
+def what_must_agree(ready: ReadyRun) -> dict[str, str]:
+    """What all processes must have found alike, each under the name that a person knows it by.
+
+    The run is a hash of all its keys. The rest is read from a file system that may show one node what is new later.
+    """
+    return {
+        "settings": hashlib.sha256(ready.run.model_dump_json().encode()).hexdigest(),
+        "checkpoint to go on from": str(ready.resume_from),
+        "start weights": str(ready.start_from if isinstance(ready.start_from, Path) else None),
+        "reason to do nothing": str(ready.nothing_to_do),
+    }
 
 
 def _check(arguments: argparse.Namespace) -> tuple[ReadyRun, Origin]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -32,24 +32,24 @@ class Meeting:
     rank: int
     world_size: int
 
-    def end_all_if_any(self, problems: list[str], settings: str = "") -> None:
+    def end_all_if_any(self, problems: list[str], alike: Mapping[str, str] | None = None) -> None:
         """All processes call it with what they found wrong. If there is anything, the first prints it and all exit.
 
         Args:
-            settings: a hash of what must be the same for all; "" for a process that could not read it.
+            alike: what must be the same for all, by name; None for a process that could not read it.
         """
         store = dist.PrefixStore("meeting", self.store)
         dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.world_size, timeout=LATEST)
-        end_all_if_any(problems, settings)
+        end_all_if_any(problems, alike)
         dist.destroy_process_group()
 
 
-def end_all_if_any(problems: list[str], settings: str = "") -> None:
+def end_all_if_any(problems: list[str], alike: Mapping[str, str] | None = None) -> None:
     """All processes of the open process group call it, as `Meeting.end_all_if_any`."""
-    gathered: list[tuple[str, tuple[str, list[str]]]] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, (settings, (socket.gethostname(), problems)))
-    all_settings, found = zip(*gathered, strict=True)
-    of_all = merged(found) + different(all_settings, found)
+    gathered: list[tuple[dict[str, str], tuple[str, list[str]]]] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (alike or {}, (socket.gethostname(), problems)))
+    of_each, found = zip(*gathered, strict=True)
+    of_all = merged(found) + different(of_each, found)
     if of_all and dist.get_rank() == 0:
         print_problems(of_all)
     dist.barrier()  # launchers end all processes when one ends: not before the first has printed
@@ -72,11 +72,25 @@ def join(latest: timedelta = LATEST) -> Meeting:
     return Meeting(find_each_other(place, name, latest), place.rank, place.world_size)
 
 
-def different(settings: Sequence[str], found: Sequence[tuple[str, list[str]]]) -> list[str]:
-    """A problem, if some processes have other settings than the first: they would train apart, and wait for ever."""
-    others = [rank for rank, own in enumerate(settings) if own and settings[0] and own != settings[0]]
-    fix = "start all with the same run file and overrides, and the same version"
-    return [f"{_named(others, found)}: other settings than rank 0; {fix}"] if others else []
+def different(alike: Sequence[Mapping[str, str]], found: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Where some processes do not have what the first has: they would train apart, and wait for ever.
+
+    Args:
+        alike: of each rank, as for `end_all_if_any`.
+        found: host and problems of each rank.
+    """
+    problems = []
+    for name, first in alike[0].items():
+        others = [rank for rank, own in enumerate(alike) if own.get(name, first) != first]
+        if others and name == "settings":
+            fix = "start all with the same run file and overrides, and the same version"
+            problems.append(f"{_named(others, found)}: other settings than rank 0; {fix}")
+        elif others:
+            problems.append(
+                f"{_named(others, found)}: {name}: {alike[others[0]][name]}, but {first} for rank 0; is the folder the same "
+                "on all nodes? Start again when the file system shows all of them the same"
+            )
+    return problems
 
 
 def merged(found: Sequence[tuple[str, list[str]]]) -> list[str]:

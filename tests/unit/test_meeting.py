@@ -1,6 +1,11 @@
 """What the processes of a start found wrong is said once, and by whom it was found if not by all."""
 
+from dataclasses import replace
+
+from megatron_lmt.config import load_run
+from megatron_lmt.preflight import check_run
 from megatron_lmt.runtime.meeting import different, merged
+from megatron_lmt.train import what_must_agree
 
 
 def test_what_all_found_is_said_once_and_what_one_found_with_its_place():
@@ -16,6 +21,26 @@ def test_what_only_the_first_looks_for_is_a_problem_of_all():
 
 def test_who_has_other_settings_is_named():
     found = [("n0", []), ("n0", []), ("n1", [])]
-    assert different(["a", "a", "a"], found) == different(["a", "", "a"], found) == []
-    (problem,) = different(["a", "a", "b"], found)
+    a, b = {"settings": "a"}, {"settings": "b"}
+    assert different([a, a, a], found) == different([a, {}, a], found) == different([{}, a, b], found) == []
+    (problem,) = different([a, a, b], found)
     assert problem.startswith("rank 2 on n1: other settings than rank 0; start all with the same run file")
+
+
+def test_processes_that_see_another_newest_checkpoint_do_not_train_together(tiny_run):
+    """As on a network file system, which shows some nodes later what is new."""
+    ready = check_run(load_run(tiny_run), 2)
+    run_dir = ready.run.output_dir
+    newest, older = (replace(ready, resume_from=run_dir / f"checkpoints/iter_00000{n}0") for n in (2, 1))
+    found = [("n0", []), ("n1", [])]
+    assert different([what_must_agree(newest), what_must_agree(newest)], found) == []
+    (problem,) = different([what_must_agree(newest), what_must_agree(older)], found)
+    assert problem.startswith(
+        f"rank 1 on n1: checkpoint to go on from: {older.resume_from}, but {newest.resume_from} for rank 0; "
+    )
+    run_dir.mkdir()
+    before, after = ready.nothing_to_do, replace(ready)
+    (run_dir / "EXIT").touch()  # while the processes start
+    assert before is None and ready.nothing_to_do is None  # what it told the others is what it does
+    (problem,) = different([what_must_agree(ready), what_must_agree(after)], found)
+    assert f"rank 1 on n1: reason to do nothing: {run_dir}/EXIT is there" in problem

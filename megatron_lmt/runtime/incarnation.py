@@ -86,7 +86,7 @@ class Incarnation:
     """This start of a run, as the one that may write; made by the first process only."""
 
     def __init__(self, output_dir: Path):
-        self._file = job_folder(output_dir) / FILE
+        self.file = job_folder(output_dir) / FILE
         self._id = uuid.uuid4().hex
         owner = {
             "id": self._id,
@@ -96,7 +96,7 @@ class Incarnation:
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "slurm_restart": os.environ.get("SLURM_RESTART_COUNT"),
         }
-        write_json_atomically(self._file, owner)
+        write_json_atomically(self.file, owner)
 
     def check(self) -> None:
         """Call it before anything is published.
@@ -105,12 +105,12 @@ class Incarnation:
             CheckpointError: another start has taken over, or the batch script has declared this one ended.
         """
         try:
-            owner = json.loads(self._file.read_text(encoding="utf-8"))["id"]
+            owner = json.loads(self.file.read_text(encoding="utf-8"))["id"]
         except FileNotFoundError:
             owner = None
         if owner != self._id:
             raise CheckpointError(
-                f"{self._file}: another start of this run has taken over, so this one writes nothing more and ends"
+                f"{self.file}: another start of this run has taken over, so this one writes nothing more and ends"
             )
 
     def renew(self) -> None:
@@ -120,9 +120,9 @@ class Incarnation:
             CheckpointError: as `check`.
         """
         self.check()
-        os.utime(self._file)
+        os.utime(self.file)
 
     def end(self) -> None:
         """Let the next start begin at once."""
         self.check()
-        self._file.unlink()
+        self.file.unlink()

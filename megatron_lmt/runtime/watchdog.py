@@ -33,6 +33,8 @@ from megatron_lmt.runtime.last_words import LastWords
 HANG_EXIT_CODE = 70
 ANSWER_SECONDS = 5.0
 """How long ranks wait for each other's last words before they exit, beyond the time between two looks."""
+LAST_WORDS_SECONDS = 120.0
+"""For all that is said about a hang, whatever the disk does."""
 STACK_SIGNAL = signal.SIGUSR2
 STACK_SECONDS = 2.0
 """For writing a stack, before the job ends."""
@@ -110,25 +112,37 @@ class Watchdog:
             if not self._ended.is_set():
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 os._exit(2)
+        except OSError as error:  # of a file system that is in trouble; it is tried again soon
+            print(f"[rank 0] {incarnation.file} cannot be renewed: {error}", file=sys.stderr, flush=True)
 
     def _end_the_job(self) -> None:
+        """Exits in any case: what hangs, or takes nothing more, may be the disk that the last words go to."""
         self._hung.set()
         rank = dist.get_rank()
-        if rank in {words.rank for words in last_words.read_all(self._output_dir)}:
-            os._exit(HANG_EXIT_CODE)  # it was stopped, others have spoken for it, and where it is now says nothing
-        file = last_words.leave(self._output_dir, "hang", self.where, _stack())
-        sys.stderr.write(
-            f"[rank {rank} on {socket.gethostname()}] no progress for {self._most:g} s in: {self.where}; stack in "
-            f"{file}; ending the job\n"
+        print(
+            f"[rank {rank} on {socket.gethostname()}] no progress for {self._most:g} s in: {self.where}; stacks go to "
+            f"{last_words.errors_folder(self._output_dir)}; ending the job",
+            file=sys.stderr,
+            flush=True,
         )
-        sys.stderr.flush()
+        threading.Timer(LAST_WORDS_SECONDS, os._exit, [HANG_EXIT_CODE]).start()
+        try:
+            self._say_where_all_are(rank)
+        except OSError as error:
+            print(f"[rank {rank}] {error}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(HANG_EXIT_CODE)
+
+    def _say_where_all_are(self, rank: int) -> None:
+        if rank in {words.rank for words in last_words.read_all(self._output_dir)}:
+            return  # it was stopped, others have spoken for it, and where it is now says nothing
+        last_words.leave(self._output_dir, "hang", self.where, _stack())
         time.sleep(self._period + ANSWER_SECONDS)
-        answered = {words.rank for words in last_words.read_all(self._output_dir)}
+        answered = {rank} | {words.rank for words in last_words.read_all(self._output_dir)}
         for silent in sorted(set(range(len(self._members))) - answered):
             neighbours = {each for each in answered if self._members[each].host == self._members[silent].host}
             if rank == min(neighbours or answered):
                 self._speak_for(silent)
-        os._exit(HANG_EXIT_CODE)
 
     def _speak_for(self, silent: int) -> None:
         member = self._members[silent]

@@ -38,7 +38,7 @@ from megatron_lmt.runtime.checkpoint_manifest import COMMIT_MARKER
 from megatron_lmt.runtime.checkpoint_readback import verify_saved
 from megatron_lmt.runtime.checkpoint_saver import CheckpointSaver, close_saving, prepare_saving
 from megatron_lmt.runtime.device import Device
-from megatron_lmt.runtime.meeting import Meeting
+from megatron_lmt.runtime.meeting import Meeting, join
 from megatron_lmt.runtime.retention import Deletions
 from megatron_lmt.runtime.signals import EXIT_FILE, Requests
 from megatron_lmt.start import build_trainee, open_output
@@ -46,17 +46,17 @@ from megatron_lmt.step import batch_shape
 from megatron_lmt.validate import validation_losses
 
 
-def train(ready: ReadyRun, device: Device, origin: Origin, meeting: Meeting) -> None:
+def train(ready: ReadyRun, device: Device, origin: Origin, meeting: Meeting | None) -> None:
     """Train until the budget is spent or a stop signal arrives. All processes call it together.
 
     Args:
-        meeting: at which they found nothing wrong.
+        meeting: at which they found nothing wrong; None for a process that is alone.
     Raises:
         UserError: too many iterations in a row had a loss that is not a number, or a spike.
     """
     requests = Requests()
     prepare_saving()
-    run = ready.run
+    run, meeting = ready.run, meeting or join()
     parallel.open_process_groups(run.parallel, device, run.seed, meeting, run.job.longest_hang_seconds)
     with attend(run.output_dir, ready.first_iteration - 1, run.job, requests) as attendance:
         if dist.get_rank() == 0:
@@ -68,6 +68,7 @@ def train(ready: ReadyRun, device: Device, origin: Origin, meeting: Meeting) -> 
             for line in describe(ready):
                 log.info(line)
         begin_again = _Loop(ready, device, log, origin, attendance).run(requests)
+    meeting.wait_for_first()  # it may still have waited for evaluations and exports, longer than a collective call may take
     dist.barrier()  # from here on the run directory is free
     parallel.close_process_groups()
     if begin_again:

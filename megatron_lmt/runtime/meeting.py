@@ -18,6 +18,7 @@ import torch.distributed as dist
 from megatron_lmt.errors import print_problems
 from megatron_lmt.runtime.rendezvous import find_each_other, place_from_environment
 
+FOREVER = timedelta(days=365)
 FRESH_STARTS = "MEGATRON_LMT_FRESH_STARTS"
 """Environment variable: how often this process was replaced by a fresh one with the same place among the others."""
 LATEST = timedelta(minutes=30)
@@ -42,6 +43,12 @@ class Meeting:
         dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.world_size, timeout=LATEST)
         end_all_if_any(problems, alike)
         dist.destroy_process_group()
+
+    def wait_for_first(self) -> None:
+        """Return when the first process has called it, too, however late. If that one ends, its launcher ends all."""
+        if self.rank == 0:
+            self.store.set("first", "")
+        self.store.wait(["first"], FOREVER)
 
 
 def end_all_if_any(problems: list[str], alike: Mapping[str, str] | None = None) -> None:

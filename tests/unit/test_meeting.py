@@ -1,11 +1,16 @@
 """What the processes of a start found wrong is said once, and by whom it was found if not by all."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from datetime import timedelta
+
+import torch.distributed as dist
 
 from megatron_lmt.config import load_run
 from megatron_lmt.preflight import check_run
-from megatron_lmt.runtime.meeting import different, merged
+from megatron_lmt.runtime.meeting import Meeting, different, merged
 from megatron_lmt.train import what_must_agree
+from tests.end_to_end.processes import free_port
 
 
 def test_what_all_found_is_said_once_and_what_one_found_with_its_place():
@@ -25,6 +30,17 @@ def test_who_has_other_settings_is_named():
     assert different([a, a, a], found) == different([a, {}, a], found) == different([{}, a, b], found) == []
     (problem,) = different([a, a, b], found)
     assert problem.startswith("rank 2 on n1: other settings than rank 0; start all with the same run file")
+
+
+def test_the_first_is_waited_for_longer_than_any_timeout():
+    store = dist.TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False)
+    store.set_timeout(timedelta(milliseconds=1))
+    others = [Meeting(store.clone(), rank, 3) for rank in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(other.wait_for_first) for other in others]
+        assert wait(waiting, timeout=0.5).done == set()  # where they would end by the timeout
+        Meeting(store, 0, 3).wait_for_first()
+        assert [each.result(timeout=60) for each in waiting] == [None, None]
 
 
 def test_processes_that_see_another_newest_checkpoint_do_not_train_together(tiny_run):

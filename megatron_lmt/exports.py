@@ -44,7 +44,7 @@ class Exports:
             if is_whole and not self._target(kept).exists():
                 self._waiting.append(kept)
             else:
-                shutil.rmtree(kept)
+                self._delete(kept)
         if resumed_from:
             self.committed(resumed_from)
 
@@ -69,13 +69,13 @@ class Exports:
             if self._process.poll() is None:
                 return
             done, code, self._process = self._waiting.popleft(), self._process.returncode, None
-            shutil.rmtree(done)
+            self._delete(done)
             target = self._target(done)
             if code:
                 self._log.warning(f"the export {target} failed with exit code {code}, see {target}.log")
             else:
                 self._log.info(f"exported {target}")
-        if self._waiting:
+        while self._waiting and not self._process:
             self._start(self._waiting[0])
 
     def finish(self, enter: Callable[[str], None]) -> None:
@@ -101,7 +101,17 @@ class Exports:
     def _start(self, kept: Path) -> None:
         target = self._target(kept)
         command = [sys.executable, "-m", "megatron_lmt.exports", "--parent", str(os.getpid()), str(kept), str(target)]
-        self._process = start_beside(command, target.with_name(f"{target.name}.log"))
+        try:
+            self._process = start_beside(command, target.with_name(f"{target.name}.log"))
+        except OSError as error:
+            self._log.warning(f"the export {target} is not made in this start: {error}")
+            self._waiting.popleft()
+
+    def _delete(self, kept: Path) -> None:
+        try:
+            shutil.rmtree(kept)
+        except OSError as error:
+            self._log.warning(f"{kept} cannot be deleted: {error}")
 
 
 def main() -> None:

@@ -183,6 +183,7 @@ class _Loop:
         """
         most = self.run_config.train.max_skipped_iterations
         if step.fault and self.faults.in_a_row >= most:
+            self._commit_save(wait=True)  # the checkpoint that is being written is as good as any
             raise UserError(
                 f"iteration {step.iteration}: {most} iterations in a row were skipped (train.max_skipped_iterations), "
                 f"because {step.fault}; nothing was saved after the last checkpoint. Lower optimizer.lr, or look at the "

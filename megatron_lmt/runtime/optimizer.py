@@ -61,7 +61,7 @@ def build_optimizer(chunks: list[DistributedDataParallel], run: RunConfig, bf16:
     )
     optimizer = get_megatron_optimizer(config, chunks, config_overrides=weight_decay_exemptions(config))
     for distributed_optimizer in optimizer.chained_optimizers:
-        _keep_padding_between_buckets(distributed_optimizer)
+        _mend_what_is_saved(distributed_optimizer)
     for chunk in chunks:
         chunk.config.grad_scale_func = optimizer.scale_loss
         chunk.config.finalize_model_grads_func = finalize_model_grads
@@ -76,16 +76,18 @@ def _one_or_all(functions: list[Callable]) -> Callable | list[Callable]:
     return functions if len(functions) > 1 else functions[0]
 
 
-def _keep_padding_between_buckets(optimizer: DistributedOptimizer) -> None:
+def _mend_what_is_saved(optimizer: DistributedOptimizer) -> None:
     """Mend what this optimizer hands to a checkpoint.
 
     megatron-core 0.16 joins the gathered buckets of a buffer without the padding between them, and then cuts parameters
     out of the result at positions that count the padding: with several buckets (a tied embedding on the last pipeline
     stage has its own) parameters are saved shifted. See docs/decisions.md, "Optimizer state in checkpoints".
+    It also wants the moments to be there, which Adam makes in its first step: all until now may have been skipped.
     """
     gather = optimizer.get_parameter_state_dp_zero
 
     def gather_with_padding(*args, **kwargs) -> dict:
+        optimizer.init_state_fn(optimizer.optimizer, optimizer.config)  # does nothing where they are there
         state = gather(*args, **kwargs)
         for number, buffer in enumerate(optimizer.buffers):
             for tensors in state[number].values():

@@ -65,15 +65,15 @@ def _birth(process: int) -> float | None:
 
 def _is_renewed(file: Path) -> bool:
     """Whether somebody renews the file, or takes it away, within the time in which a living owner would."""
-    before = file.stat().st_mtime_ns
     deadline = time.monotonic() + SILENCE_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(0.5)
-        try:
+    try:
+        before = file.stat().st_mtime_ns
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
             if file.stat().st_mtime_ns != before:
                 return True
-        except FileNotFoundError:
-            return False
+    except FileNotFoundError:
+        return False
     return False
 
 

@@ -78,6 +78,12 @@ def test_an_owner_elsewhere_is_believed_while_it_renews_its_file(owned_by_anothe
             owner.kill()
 
 
+def test_an_owner_that_ends_while_it_is_looked_at(owned_by_another, monkeypatch):
+    file = job_folder(owned_by_another) / incarnation.FILE
+    monkeypatch.setattr(incarnation, "_has_ended", lambda owner: file.unlink())
+    check_nobody_trains(owned_by_another)
+
+
 def test_the_same_slurm_job_started_again_need_not_wait(owned_by_another, monkeypatch):
     monkeypatch.setattr(incarnation, "_is_renewed", lambda file: pytest.fail("there is nothing to wait for"))
     monkeypatch.setenv("SLURM_JOB_ID", "12")

@@ -21,6 +21,8 @@ from megatron_lmt.runtime.rendezvous import find_each_other, place_from_environm
 FOREVER = timedelta(days=365)
 FRESH_STARTS = "MEGATRON_LMT_FRESH_STARTS"
 """Environment variable: how often this process was replaced by a fresh one with the same place among the others."""
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Environment variable of torchrun: how often it has started all its processes again (`--max-restarts`)."""
 LATEST = timedelta(minutes=30)
 """For others to come: on a busy file system some read their inputs later."""
 
@@ -74,8 +76,8 @@ def join(latest: timedelta = LATEST) -> Meeting:
     if "RANK" not in os.environ:
         return Meeting(dist.HashStore(), 0, 1)
     place = place_from_environment()
-    # after `become_a_fresh_process` torchrun's store still has the addresses of the processes before
-    name = f"fresh {os.environ.get(FRESH_STARTS, 0)}"
+    # after `become_a_fresh_process`, or a restart by torchrun, its store still has the addresses of the processes before
+    name = f"fresh {os.environ.get(FRESH_STARTS, 0)}, restart {os.environ.get(RESTARTS, 0)}"
     return Meeting(find_each_other(place, name, latest), place.rank, place.world_size)
 
 

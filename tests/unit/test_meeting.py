@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from megatron_lmt.config import load_run
 from megatron_lmt.preflight import check_run
-from megatron_lmt.runtime.meeting import Meeting, different, merged
+from megatron_lmt.runtime.meeting import Meeting, different, join, merged
 from megatron_lmt.train import what_must_agree
 from tests.end_to_end.processes import free_port
 
@@ -34,8 +34,9 @@ def test_who_has_other_settings_is_named():
 
 def test_the_first_is_waited_for_longer_than_any_timeout():
     store = dist.TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False)
-    store.set_timeout(timedelta(milliseconds=1))
     others = [Meeting(store.clone(), rank, 3) for rank in (1, 2)]
+    for each in others:
+        each.store.set_timeout(timedelta(milliseconds=1))
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(other.wait_for_first) for other in others]
         assert wait(waiting, timeout=0.5).done == set()  # where they would end by the timeout
@@ -60,3 +61,13 @@ def test_processes_that_see_another_newest_checkpoint_do_not_train_together(tiny
     assert before is None and ready.nothing_to_do is None  # what it told the others is what it does
     (problem,) = different([what_must_agree(ready), what_must_agree(after)], found)
     assert f"rank 1 on n1: reason to do nothing: {run_dir}/EXIT is there" in problem
+
+
+def test_processes_that_torchrun_starts_again_find_nothing_of_those_before(monkeypatch):
+    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    before = join()
+    before.store.set("the address of a process", "that is gone")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert join().store.check(["the address of a process"]) is False and before.store.check(["the address of a process"])

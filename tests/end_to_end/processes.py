@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
+from tests.end_to_end.ranks import exit_codes, start_ranks
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
+    """A port below those that the kernel gives to connections: it would give one away before a command listens there."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def launcher(processes: int, *command: str) -> list[str]:
@@ -43,8 +50,23 @@ def run(command: list[str], code: int = 0, timeout: int = 180) -> str:
     return output
 
 
-def train(run_file: Path, processes: int, *overrides: str) -> str:
-    return run(training_command(run_file, processes, *overrides))
+def launch(processes: int, *command: str, code: int = 0) -> str:
+    """What `run(launcher(…), code)` does, faster and without torchrun, see `ranks.py`; `code` is that of each process.
+
+    All have one seed for hashes, as new processes would not. The start itself is for tests of `launcher`.
+    """
+    together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    places = [{**together, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    environments = [environment() | place for place in places] if processes > 1 else [environment()]
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+        codes = exit_codes(start_ranks(environments, list(command), Path(log.name)), timeout=180)
+        output = log.read()
+    assert codes == [code] * processes, f"exit codes {codes}\n{output}"
+    return output
+
+
+def train(run_file: Path, processes: int, *overrides: str, code: int = 0) -> str:
+    return launch(processes, "-m", "megatron_lmt.train", str(run_file), *overrides, code=code)
 
 
 def tool(name: str, *arguments: str | Path, code: int = 0) -> str:

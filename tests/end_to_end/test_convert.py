@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from megatron_lmt.eval.translate import Translator
 from tests.conftest import REPOSITORY, TINY_MODEL
-from tests.end_to_end.processes import run, tool, train, training_command
+from tests.end_to_end.processes import launch, tool, train
 
 CONVERT = "checkpoint/convert.py"
 TEXT = "The house is small but warm. 房子很小，但很暖和。"
@@ -67,9 +67,7 @@ def test_logits_equal_transformers(tmp_path, quickstart_tokenizer, layout, model
         expected = model(tokens).logits
     size = int(layout[2])
     script = REPOSITORY / "tests" / "end_to_end" / "forward.py"
-    command = training_command(tmp_path, size * size)
-    command[command.index("-m", 2) if size > 1 else 1 :] = [str(script), str(tmp_path), str(size)]
-    run(command)
+    launch(size * size, str(script), str(tmp_path), str(size))
     found = torch.load(tmp_path / "logits.pt")
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-4

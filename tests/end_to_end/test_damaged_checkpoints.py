@@ -15,7 +15,7 @@ from megatron_lmt.errors import CheckpointError
 from megatron_lmt.runtime.checkpoint_folder import committed, find_checkpoint, refuse_if
 from megatron_lmt.runtime.checkpoint_manifest import commit, hash_problems, read_manifest, tensor_files
 from tests.conftest import make_run
-from tests.end_to_end.processes import curve, metrics, run, tool, train, training_command
+from tests.end_to_end.processes import curve, metrics, run, tool, train
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_flipped_tensors_stop_the_next_start_and_its_advice_helps(saved):
     first_curve, newest = curve(run_dir), run_dir / "checkpoints" / "iter_0000020"
     flip(newest / "__1_0.distcp", 5000)
     (run_dir / "DONE").unlink()
-    output = run(training_command(saved, 1), code=2)
+    output = train(saved, 1, code=2)
     assert f"error: {newest}/__1_0.distcp: its sha256 is " in output
     assert output.count("error: ") == 1  # the advice is no second problem
     command = output.split("to go on from there: ")[1].splitlines()[0]
@@ -167,6 +167,6 @@ def test_a_checkpoint_cannot_make_its_reader_call_anything(saved, copied, tmp_pa
         torch.save({"state": Trap(victim)}, newest / "common.pt")
     sealed(newest)
     target = f"output_dir={tmp_path}/other"
-    output = run(training_command(saved, 1, target, f"model.pretrained_checkpoint={newest}"), code=2)
+    output = train(saved, 1, target, f"model.pretrained_checkpoint={newest}", code=2)
     assert re.search(r"error: .*wants to call posix\.system", output), output
     assert not victim.exists()

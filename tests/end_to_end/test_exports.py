@@ -4,7 +4,7 @@ import shutil
 
 from megatron_lmt.conversion.mcore_to_hf import export_to_hf
 from megatron_lmt.conversion.options import Options
-from tests.end_to_end.processes import run, train, training_command
+from tests.end_to_end.processes import train
 from tests.end_to_end.trained import assert_equal, tensors_of_hf
 
 EVERY = ("checkpoint.save_interval=2", "checkpoint.export_every=4", "checkpoint.keep_last=1", "validation.eval_interval=50")
@@ -41,5 +41,5 @@ def test_models_are_made_beside_the_training_and_are_the_converters(tiny_run, tm
 
 
 def test_exports_are_of_iterations_that_are_saved(tiny_run):
-    output = run(training_command(tiny_run, 1, "checkpoint.export_every=5"), code=2)
+    output = train(tiny_run, 1, "checkpoint.export_every=5", code=2)
     assert "export_every = 5 is no multiple of save_interval = 10" in output

@@ -137,5 +137,5 @@ def test_too_many_in_a_row_end_the_run(run_file, poisoned_steps):
 def test_a_gradient_that_is_not_finite_is_not_applied(run_file):
     """The token of the padding: it has no loss, but its gradient reaches every weight."""
     poison(run_file, 0, math.nan)
-    output = run(training_command(run_file, 1, *START, "output_dir=gradient", "train.max_skipped_iterations=2"), code=2)
+    output = train(run_file, 1, *START, "output_dir=gradient", "train.max_skipped_iterations=2", code=2)
     assert "is skipped: the gradient norm is nan" in output

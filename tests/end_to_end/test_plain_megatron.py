@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY, TINY_MODEL
-from tests.end_to_end.processes import run, tool, training_command
+from tests.end_to_end.processes import launch, tool
 from tests.end_to_end.test_convert import CONVERT
 from tests.end_to_end.trained import tensors_of_hf
 
@@ -16,9 +16,7 @@ from tests.end_to_end.trained import tensors_of_hf
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     (folder / "config.json").write_text(json.dumps({**TINY_MODEL, "tie_word_embeddings": False}))
-    command = training_command(folder, 2)
-    command[command.index("-m", 2) :] = [str(REPOSITORY / "tests" / "end_to_end" / "plain_megatron.py"), str(folder)]
-    run(command)
+    launch(2, str(REPOSITORY / "tests" / "end_to_end" / "plain_megatron.py"), str(folder))
     return folder
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from tests.conftest import REPOSITORY, TINY_MODEL, make_run
-from tests.end_to_end.processes import curve, launcher, run, train
+from tests.end_to_end.processes import curve, launch, train
 
 TP, PP = "parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size"
 TP2_PP2 = (4, f"{TP}=2", f"{PP}=2")
@@ -43,7 +43,7 @@ def tensors(checkpoint, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_weights_and_optimizer_state_are_equal_tensor_by_tensor(saved, tmp_path, layout):
     processes, *overrides = LAYOUTS[layout]
-    run(launcher(processes, str(REPOSITORY / "tests/end_to_end/resave.py"), str(saved), str(tmp_path / "again"), *overrides))
+    launch(processes, str(REPOSITORY / "tests/end_to_end/resave.py"), str(saved), str(tmp_path / "again"), *overrides)
     before = tensors(saved.parent / "run" / "checkpoints" / "iter_0000020", tmp_path)
     after = tensors(tmp_path / "again", tmp_path)
     assert before.keys() == after.keys()

@@ -12,7 +12,7 @@ from megatron_lmt.config import load_run
 from megatron_lmt.model.shape import read_shape
 from megatron_lmt.runtime.retention import space_needed
 from tests.conftest import TINY_MODEL, make_run
-from tests.end_to_end.processes import curve, environment, metrics, run, same_result, train, training_command
+from tests.end_to_end.processes import curve, environment, metrics, same_result, train, training_command
 
 LAYOUTS = {
     "TP2-PP2": (4, "parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2"),
@@ -121,7 +121,7 @@ def test_a_source_that_was_tokenised_again_is_noticed(folder, whole, tmp_path):
     manifest = tmp_path / "tokens/mono.zh_text_document.manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": "of other tokens"}))
     paths = [f"data.mixture.{group}.path={tmp_path}/tokens/{name}_text_document" for group, name in GROUP_PATHS.items()]
-    output = run(training_command(folder / "run.toml", 1, f"output_dir={moved}", *paths), code=2)
+    output = train(folder / "run.toml", 1, f"output_dir={moved}", *paths, code=2)
     assert "holds another run: phases.sample 0.mono/zh.sha256 = " in output and "of other tokens now" in output
 
 
@@ -131,7 +131,7 @@ def test_a_phase_may_be_added_before_it_begins_and_not_after(folder, whole):
     for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
         (changed / name).unlink()
     phase = "data.phases=[{{start_iteration={}, weights={{mono=1, parallel=3}}}}]"
-    output = run(training_command(run_file, 1, f"output_dir={changed}", phase.format(5)), code=2)
+    output = train(run_file, 1, f"output_dir={changed}", phase.format(5), code=2)
     assert "holds another run: phases.sample 40.parallel/en-zh.weight = None before, 0.375 now" in output
     train(run_file, 2, f"output_dir={changed}", phase.format(15))
     steps, before = metrics(changed), metrics(whole)
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(folder, whole):
     (damaged / "DONE").unlink()
     file = next((damaged / "checkpoints/iter_0000020").glob("*.distcp"))
     file.write_bytes(file.read_bytes()[:-1])
-    output = run(training_command(folder / "run.toml", 1, f"output_dir={damaged}"), code=2)
+    output = train(folder / "run.toml", 1, f"output_dir={damaged}", code=2)
     assert f"{file}: {file.stat().st_size} bytes instead of {file.stat().st_size + 1}" in output
 
 
@@ -192,6 +192,6 @@ def test_the_newest_and_the_retained_checkpoints_are_kept_and_of_the_estimated_s
 
 def test_a_run_whose_checkpoints_do_not_fit_does_not_start(folder):
     endless = (f"output_dir={folder}/endless", "train.train_iters=1_000_000_000_000", "checkpoint.save_interval=1")
-    output = run(training_command(folder / "run.toml", 1, *endless), code=2)
+    output = train(folder / "run.toml", 1, *endless, code=2)
     assert "the disk is too small; checkpoints: about 1.3 MB each, up to 1,000,000,000,000 at a time; " in output
     assert not (folder / "endless").exists()

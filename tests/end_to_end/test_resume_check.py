@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.conftest import REPOSITORY, make_run
-from tests.end_to_end.processes import launcher, run, same_result, train
+from tests.end_to_end.processes import launch, same_result, train
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,15 @@ def test_fresh_processes_take_the_same_steps(run_file, processes, interval, save
 
 def test_a_resume_that_loses_something_ends_the_run(run_file):
     run_dir = run_file.parent / "forgetful"
-    command = launcher(1, str(REPOSITORY / "tests/end_to_end/forgetful.py"), str(run_file), f"output_dir={run_dir}")
-    output = run([*command, "train.resume_check=4"], code=2)
+    command = (str(REPOSITORY / "tests/end_to_end/forgetful.py"), str(run_file), f"output_dir={run_dir}")
+    output = launch(1, *command, "train.resume_check=4", code=2)
     assert "error: resume check: iterations 5, 6, 7 after the checkpoint of iteration 4 differ by up to " in output
     found = report(run_dir)
     assert not found["passed"] and found["largest_relative_difference"] > 0.01
     assert found["before"]["5"]["lm_loss"] == found["after"]["5"]["lm_loss"]  # weights alone would not have shown it
-    assert "differ by up to" in run([*command, "train.resume_check=4"], code=2)  # nor does it go on when started again
+    assert "differ by up to" in launch(1, *command, "train.resume_check=4", code=2)  # nor does it go on when started again
 
 
 def test_the_check_needs_iterations_after_it(run_file):
-    output = run(launcher(1, "-m", "megatron_lmt.train", str(run_file), "train.resume_check=18"), code=2)
+    output = train(run_file, 1, "train.resume_check=18", code=2)
     assert "train.resume_check = 18: it takes three iterations more, and the run ends at iteration 20" in output

@@ -10,7 +10,7 @@ import torch
 
 from megatron_lmt.config import load_run
 from tests.conftest import REPOSITORY, make_run
-from tests.end_to_end.processes import curve, launcher, metrics, run, train
+from tests.end_to_end.processes import curve, launch, metrics, run, train
 from tests.end_to_end.test_convert import make_hf_model
 
 
@@ -27,7 +27,7 @@ def read(run_dir):
 
 
 def again(card, processes, *arguments, code=0):
-    return run(launcher(processes, "-m", "megatron_lmt.train", "--from-card", str(card), *arguments), code)
+    return launch(processes, "-m", "megatron_lmt.train", "--from-card", str(card), *arguments, code=code)
 
 
 def test_it_says_what_the_run_was(done):

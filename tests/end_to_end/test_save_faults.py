@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from tests.conftest import REPOSITORY, make_run
-from tests.end_to_end.processes import curve, launcher, run, train, training_command
+from tests.end_to_end.processes import curve, launch, run, train, training_command
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def test_a_wrong_number_with_a_fitting_hash_is_found(run_file):
     for name in ("DONE", "checkpoints/iter_0000020/COMMITTED.json"):
         (run_dir / name).unlink()
     script = str(REPOSITORY / "tests/end_to_end/careless_writer.py")
-    output = run(launcher(1, script, str(run_file), *overrides), code=2)
+    output = launch(1, script, str(run_file), *overrides, code=2)
     checkpoints = run_dir / "checkpoints"
     assert f"error: {checkpoints}/iter_0000020: optimizer.state.exp_avg_sq." in output
     assert ": not as in memory" in output
     assert f"it is kept as {checkpoints}/damaged_iter_0000020" in output
     assert sorted(path.name for path in checkpoints.iterdir()) == ["damaged_iter_0000020", "iter_0000010"]
-    assert "set async_save = false" in run(training_command(run_file, 1, *overrides, "checkpoint.async_save=true"), code=2)
+    assert "set async_save = false" in train(run_file, 1, *overrides, "checkpoint.async_save=true", code=2)

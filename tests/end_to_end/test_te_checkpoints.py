@@ -15,7 +15,7 @@ from megatron_lmt.conversion.mcore_to_mcore import reshard
 from megatron_lmt.conversion.options import Options
 from megatron_lmt.runtime.checkpoint_folder import find_checkpoint
 from tests.conftest import REPOSITORY, TINY_MODEL, make_run
-from tests.end_to_end.processes import curve, launcher, run
+from tests.end_to_end.processes import curve, launch
 from tests.end_to_end.trained import assert_equal, tensors_of_checkpoint, tensors_of_hf, weights_of_checkpoint
 
 TE_LAYER = (
@@ -38,7 +38,7 @@ def written(request, tmp_path_factory, quickstart_tokenizer, tiny_tokens):
     """Which layers, and the folder of a run of four steps with them, two after its first checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     run_file = make_run(folder, quickstart_tokenizer, tiny_tokens)
-    run(launcher(2, *WRITERS[request.param], str(run_file), *OVERRIDES))
+    launch(2, *WRITERS[request.param], str(run_file), *OVERRIDES)
     return request.param, folder
 
 
@@ -77,7 +77,7 @@ def test_each_loads_the_others(written, tmp_path):
     shutil.copytree(folder, again, symlinks=True)
     (again / "run" / "DONE").unlink()
     shutil.rmtree(again / "run" / "checkpoints" / "iter_0000004")
-    output = run(launcher(2, *WRITERS[reader], str(again / "run.toml"), *OVERRIDES))
+    output = launch(2, *WRITERS[reader], str(again / "run.toml"), *OVERRIDES)
     assert "iter_0000002" in output and curve(again / "run") == curve(folder / "run")
     newest = "run/checkpoints/iter_0000004"
     assert_equal(tensors_of_checkpoint(again / newest), tensors_of_checkpoint(folder / newest))

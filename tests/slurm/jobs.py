@@ -86,9 +86,9 @@ def submit(cluster: Cluster, run_file: Path, *overrides: str, options: tuple[str
     return job
 
 
-def submit_chain(cluster: Cluster, run_file: Path, *overrides: str, jobs: int) -> list[Job]:
+def submit_chain(cluster: Cluster, run_file: Path, *overrides: str, jobs: int, options: tuple[str, ...] = ()) -> list[Job]:
     """`slurm/submit.sh --chain JOBS cpt.sh RUN.toml key=value …`."""
-    command = ["bash", str(SCRIPTS / "submit.sh"), "--chain", str(jobs), *_options(run_file), "cpt.sh"]
+    command = ["bash", str(SCRIPTS / "submit.sh"), "--chain", str(jobs), *_options(run_file), *options, "cpt.sh"]
     return _submit(cluster, command, run_file, overrides)
 
 

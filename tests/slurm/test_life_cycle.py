@@ -1,4 +1,7 @@
-"""What happens to a training job, each with real jobs of the trainer on 2 nodes × 2 ranks."""
+"""What happens to a training job, each with real jobs of the trainer on 2 nodes.
+
+One rank on each is enough for that and starts in half the time; `test_failures.py` and `test_scripts.py` have two on each.
+"""
 
 from pathlib import Path
 
@@ -16,6 +19,7 @@ LONG = (
     "logging.log_interval=50",
     "logging.tensorboard=false",
 )
+ONE_RANK = ("--gpus-per-node=1",)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def run_file(tmp_path_factory, quickstart_tokenizer, tiny_tokens) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(cluster, run_file) -> Path:
     """A run directory of a job that nothing happened to."""
-    job = submit(cluster, run_file, *LONG, "output_dir=undisturbed")
+    job = submit(cluster, run_file, *LONG, "output_dir=undisturbed", options=ONE_RANK)
     assert "the run is done" in job.wait_until_ended()
     return job.output_dir
 
@@ -40,13 +44,13 @@ def same_steps(run_dir: Path, undisturbed: Path) -> None:
 
 def test_a_run_that_is_done_is_not_done_again(cluster, run_file, undisturbed):
     before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
-    job = submit(cluster, run_file, *LONG, "output_dir=undisturbed")
+    job = submit(cluster, run_file, *LONG, "output_dir=undisturbed", options=ONE_RANK)
     assert "already reached its 150 iterations" in job.wait_until_ended()
     assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
 
 
 def test_the_warning_before_the_time_limit_saves_requeues_and_goes_on_from_that_step(cluster, run_file, undisturbed):
-    job = submit(cluster, run_file, *LONG, "output_dir=warned")
+    job = submit(cluster, run_file, *LONG, "output_dir=warned", options=ONE_RANK)
     job.wait_for_iteration(60)
     job.cancel("--signal=USR1", "--batch")
     log = job.wait_until_ended()
@@ -58,7 +62,7 @@ def test_the_warning_before_the_time_limit_saves_requeues_and_goes_on_from_that_
 
 
 def test_a_node_that_loses_its_power_requeues_the_job_and_the_losses_are_the_same(cluster, run_file, undisturbed):
-    job = submit(cluster, run_file, *LONG, "output_dir=power")
+    job = submit(cluster, run_file, *LONG, "output_dir=power", options=ONE_RANK)
     job.wait_for_iteration(60)
     cluster.power_off(2)
     wait_for(lambda: job.state == "PENDING", "Slurm to give up the node and take the job back")
@@ -69,7 +73,7 @@ def test_a_node_that_loses_its_power_requeues_the_job_and_the_losses_are_the_sam
 
 
 def test_a_preempted_job_saves_goes_back_to_the_queue_and_goes_on(cluster, run_file, undisturbed):
-    job = submit(cluster, run_file, *LONG, "output_dir=preempted")
+    job = submit(cluster, run_file, *LONG, "output_dir=preempted", options=ONE_RANK)
     job.wait_for_iteration(20)
     urgent = ("sbatch", "--parsable", "-p", "high", "--nodes=2", "--exclusive", f"--output={run_file.parent}/urgent.log")
     cluster.command(*urgent, "--wrap", "true", cwd=run_file.parent)
@@ -80,7 +84,7 @@ def test_a_preempted_job_saves_goes_back_to_the_queue_and_goes_on(cluster, run_f
 
 
 def test_scancel_is_final_and_the_chained_job_goes_on_where_the_first_stopped(cluster, run_file, undisturbed):
-    first, second = submit_chain(cluster, run_file, *LONG, "output_dir=chain", jobs=2)
+    first, second = submit_chain(cluster, run_file, *LONG, "output_dir=chain", options=ONE_RANK, jobs=2)
     first.wait_for_iteration(20)
     assert second.state == "PENDING"
     first.cancel()
@@ -101,6 +105,7 @@ def test_files_ask_for_a_checkpoint_and_for_the_end(cluster, run_file):
         "output_dir=asked",
         "checkpoint.save_interval=50000",
         script="sft.sh",
+        options=ONE_RANK,
     )
     job.wait_for_iteration(1)
     save, leave = job.output_dir / "SAVE", job.output_dir / "EXIT"
@@ -112,5 +117,5 @@ def test_files_ask_for_a_checkpoint_and_for_the_end(cluster, run_file):
     leave.touch()
     assert "ended by the file EXIT after saving iteration" in job.wait_until_ended()
     assert not (job.output_dir / "DONE").exists()
-    again = submit(cluster, run_file, *LONG, "train.train_iters=100000", "output_dir=asked")
+    again = submit(cluster, run_file, *LONG, "train.train_iters=100000", "output_dir=asked", options=ONE_RANK)
     assert "EXIT is there, so nothing is trained; remove it to go on" in again.wait_until_ended()

@@ -21,5 +21,6 @@ fi
 ruff check .
 ruff format --check .
 shellcheck tools/*.sh slurm/*.sh examples/*.sh examples/*/*.sh tests/*.sh .ci/run
-# two at a time: most tests wait for processes that they start
-python -m pytest --numprocesses 2 --dist loadfile "$@"
+# two at a time: most tests wait for processes that they start. In the order of their names, the short ones of tests/unit last:
+# pytest-xdist would keep the files with one long test for the end, where one of the two has nothing left to do
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

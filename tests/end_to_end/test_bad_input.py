@@ -18,7 +18,10 @@ ALL_IS_LEARNED = {"json_keys": ("target",), "loss_keys": ("target",), "append_eo
 
 def refused(run_file, *overrides, processes=1):
     """The errors of a run that must not start; the folder of its results must stay away."""
-    output = run(training_command(run_file, processes, *overrides), code=2 if processes == 1 else 1)
+    if processes == 1:
+        output = train(run_file, 1, *overrides, code=2)
+    else:
+        output = run(training_command(run_file, processes, *overrides), code=1)
     assert processes > 1 or "Traceback" not in output
     assert not (run_file.parent / "run").exists()
     assert "iteration" not in output

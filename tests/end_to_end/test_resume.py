@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(folder, whole):
 def test_the_newest_and_the_retained_checkpoints_are_kept_and_of_the_estimated_size(folder):
     kept, wide = folder / "kept", folder / "wide"
     wide.mkdir()
-    (wide / "config.json").write_text(json.dumps({**TINY_MODEL, "hidden_size": 512, "intermediate_size": 1024}))
+    (wide / "config.json").write_text(json.dumps({**TINY_MODEL, "hidden_size": 256, "intermediate_size": 512}))
     overrides = (f"output_dir={kept}", "model.hf_config=wide", "checkpoint.keep_last=2", "train.train_iters=7")
     output = train(folder / "run.toml", 1, *overrides, "checkpoint.save_interval=1", "checkpoint.save_retain_interval=3")
     folders = sorted((kept / "checkpoints").iterdir())

@@ -151,7 +151,7 @@ def test_a_stop_signal_saves_and_exits_cleanly(folder, stop_signal, processes):
     # as srun does it, to each task; to just one of them it would be the same
     workers = psutil.Process(process.pid).children() if processes > 1 else [process]
     workers[-1].send_signal(stop_signal)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=180)[0].decode()
     assert process.returncode == 0, output
     done = iterations_done(stopped)
     assert f"stopped by a signal after iteration {done}" in output and done < 20

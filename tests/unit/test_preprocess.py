@@ -301,8 +301,9 @@ def at_work(tmp_path, command):
     arguments = ["--input", str(source), "--output-prefix", str(tmp_path / "out" / "x"), "--workers", "2"]
     with open(tmp_path / "stderr", "w") as stderr:  # a pipe would stay open as long as any worker lives
         process = subprocess.Popen([*command, *arguments], stderr=stderr)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and not any(file.stat().st_size for file in (tmp_path / "out").rglob("*.bin")):
+    deadline = time.monotonic() + 120
+    while not any(file.stat().st_size for file in (tmp_path / "out").rglob("*.bin")):
+        assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "stderr").read_text()
         time.sleep(0.05)
     children = psutil.Process(process.pid).children()
     workers = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
@@ -328,7 +329,7 @@ def test_an_interrupted_command_leaves_nothing(tmp_path, at_work):
     assert process.wait(timeout=120) == 128 + signal.SIGINT
     errors = (tmp_path / "stderr").read_text()
     assert errors.endswith("interrupted\n") and "Traceback" not in errors
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive and not list((tmp_path / "out").iterdir())
 
 
@@ -351,7 +352,7 @@ def test_workers_end_when_the_command_is_killed(tmp_path, at_work):
     process, workers = at_work
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     assert not (tmp_path / "out" / "x_text_document.bin").exists()
 

@@ -13,13 +13,9 @@ import time
 import traceback
 from pathlib import Path
 
-from megatron_lmt.runtime.device import open_device
+from megatron_lmt.train import main
+from tests.end_to_end import prepared  # noqa: F401 - all is imported once
 from tests.end_to_end.processes import free_port
-
-open_device()
-
-import megatron_lmt.loop  # noqa: E402, F401
-from megatron_lmt.train import main  # noqa: E402
 
 RANKS = 2
 

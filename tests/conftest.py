@@ -105,13 +105,6 @@ def one_thread_for_tokenizers():
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def interrupts_arrive():
-    """A shell starts `command &` with SIGINT ignored, and so would be all that the tests start and interrupt."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
     """Folder with real text in 60 languages; tests that need it are skipped where it is absent."""

@@ -144,6 +144,8 @@ def check_writable(output_dir: Path) -> None:
     try:
         existing = _existing_part(output_dir)
         if existing == output_dir:
+            if not existing.is_dir():
+                raise ConfigError(f"output_dir = {output_dir} is a file; name an empty or new folder")
             _check_permission(existing)
         else:
             with tempfile.TemporaryFile(dir=existing):  # some file systems grant more than they do, such as /proc
@@ -161,8 +163,6 @@ def _check_permission(folder: Path) -> None:
     Raises:
         OSError: this process may not make files there.
     """
-    if not folder.is_dir():
-        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     if not os.access(folder, os.W_OK | os.X_OK):

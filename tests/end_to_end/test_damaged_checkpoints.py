@@ -96,7 +96,7 @@ def test_the_tool_names_what_is_damaged_in_any_checkpoint_of_a_run(copied):
     assert f"error: {older}/__0_1.distcp: its sha256 is " in output
     assert f"error: {newest}/common.pt: 10 bytes instead of " in output
     assert f"{copied}/iter_0000030: not a whole checkpoint" in output and "in order" not in output
-    assert "no complete checkpoint here" in tool("checkpoint/check_files.py", copied.parent / "nowhere", code=2)
+    assert "no such folder" in tool("checkpoint/check_files.py", copied.parent / "nowhere", code=2)
 
 
 def test_what_is_offered_is_whole_itself(copied):

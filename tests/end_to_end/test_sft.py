@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +21,7 @@ from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.tokenising import Recipe
 from megatron_lmt.runtime.device import open_device
 from megatron_lmt.sft.corpus import build_sft_corpus
-from megatron_lmt.sft.prompts import render_prompt
-from tests.conftest import QUICKSTART, RUN_HEAD, TINY_MODEL
+from tests.conftest import QUICKSTART, REPOSITORY, RUN_HEAD, TINY_MODEL
 from tests.end_to_end.processes import curve, tool, train
 
 DIRECTIONS = ("en-zh", "zh-hi")
@@ -164,8 +165,6 @@ def test_two_processes_have_the_losses_of_one(folder):
 
 def test_generation_ends_with_the_answer(folder):
     """After fine-tuning on few sentences, the exported model ends its answers itself, with and without an auxiliary."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     train(folder / "run.toml", 1)
     log = (folder / "run/train.log").read_text()
     assert "share learned" in log and log.count("what is learned in ⟦ ⟧") == 3
@@ -180,24 +179,8 @@ def test_generation_ends_with_the_answer(folder):
         "--save-dir",
         folder / "model",
     )
-    model = AutoModelForCausalLM.from_pretrained(str(folder / "model")).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder / "model"))
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    lines = {
-        code: (QUICKSTART / f"corpus/{code}.txt").read_text(encoding="utf-8").split("\n") for code in ("en", "zh", "hi")
-    }
-    ended = 0
-    for number in range(8):
-        plain = render_prompt("release", "en", "zh", lines["en"][number])
-        pmp = render_prompt("release", "zh", "hi", lines["zh"][number], ("en", lines["en"][number]))
-        for prompt in (plain, pmp):
-            chat = tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-            )
-            assert "<think>" not in chat
-            inputs = tokenizer(chat, return_tensors="pt", add_special_tokens=False)
-            answer = model.generate(**inputs, do_sample=False, max_new_tokens=150)[
-                0, inputs["input_ids"].shape[1] :
-            ].tolist()
-            ended += answer[-1] == end and answer.count(end) == 1 and len(answer) > 2
+    command = [sys.executable, "-m", "tests.end_to_end.answers", str(folder / "model")]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    ended = int(result.stdout)
     assert ended >= 15, f"{ended} of 16 answers end by themselves"

@@ -50,6 +50,11 @@ def no_file(path: Path) -> str:
     return f"{path}: {'a folder, and not a file' if path.is_dir() else 'no such file'}"
 
 
+def no_folder(path: Path) -> str:
+    """What is wrong with a path that is no folder."""
+    return f"{path}: {'a file' if path.exists() else 'no such folder'}"
+
+
 def file_sha256(path: Path) -> str:
     """As `sha256sum` prints it. About 2 GB/s on one core with SHA instructions."""
     digest = hashlib.sha256()

@@ -18,8 +18,8 @@ def text_table(header: tuple, rows: list[tuple]) -> list[str]:
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
-def listed(numbers: Iterable[int]) -> str:
-    """Each number once, in rising order; of many the first ones, and how many more."""
-    rising = sorted(set(numbers))
-    more = len(rising) - MOST_LISTED
-    return ", ".join(map(str, rising[:MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
+def listed(items: Iterable, most: int = MOST_LISTED) -> str:
+    """Each number, or path, once, in rising order; of many the first ones, and how many more."""
+    rising = sorted(set(items))
+    more = len(rising) - most
+    return ", ".join(map(str, rising[:most])) + (f" and {more} more" if more > 0 else "")

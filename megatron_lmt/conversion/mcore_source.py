@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_lmt.errors import CheckpointError
+from megatron_lmt.files import no_folder
 from megatron_lmt.model.hf_folder import is_hf_folder
 from megatron_lmt.model.shape import ModelShape, read_shape
 from megatron_lmt.runtime.checkpoint_folder import (
@@ -45,9 +46,7 @@ def find_mcore_source(path: Path, hf_config: Path | None) -> McoreSource:
             not and there is.
     """
     if not path.is_dir():
-        raise CheckpointError(
-            f"{path}: {'a file' if path.exists() else 'no such folder'}; name a checkpoint or a run directory"
-        )
+        raise CheckpointError(f"{no_folder(path)}; name a checkpoint or a run directory")
     plain = _find_plain(path)
     if plain is None:
         if is_hf_folder(path):

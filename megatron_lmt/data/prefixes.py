@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron_lmt.text_table import listed
+
 ENDINGS = (".bin", ".idx", ".manifest.json")
 SHOWN = 5
 
@@ -22,12 +24,9 @@ def absent(prefix: Path) -> str:
     """That no token files have this prefix, and which prefix could be meant."""
     if prefix.is_dir():
         inside = prefixes_in(prefix)
-        return f"{prefix} is a folder; {f'name a prefix in it: {_some(inside)}' if inside else 'no token files are in it'}"
+        hint = f"name a prefix in it: {listed(inside, SHOWN)}" if inside else "no token files are in it"
+        return f"{prefix} is a folder; {hint}"
     around = prefixes_in(prefix.parent) if prefix.parent.is_dir() else []
     near = [other for other in around if other.name.startswith(prefix.name)]
-    hint = f"; there is {_some(near)}" if near else " (a prefix is the path without .bin and .idx)"
+    hint = f"; there is {listed(near, SHOWN)}" if near else " (a prefix is the path without .bin and .idx)"
     return f"{prefix}.bin and {prefix}.idx: no such file{hint}"
-
-
-def _some(prefixes: list[Path]) -> str:
-    return ", ".join(map(str, prefixes[:SHOWN])) + (f" and {len(prefixes) - SHOWN} more" if prefixes[SHOWN:] else "")

@@ -6,6 +6,7 @@ middle of a result, the end of its pipe is seen, because no other process holds 
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,9 @@ from typing import Any, TypeVar
 
 from megatron_lmt.errors import DataError
 from megatron_lmt.processes import end_with_parent
+
+PIPE_BYTES = 1 << 20
+"""More needs a privilege."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,7 +74,7 @@ class Pool:
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._free: list[tuple[Connection, Connection]] = []
         self._threads = ThreadPoolExecutor(number)
-        self._room = threading.Semaphore(2 * number)
+        self._room = threading.Semaphore(3 * number)
         self._of_thread = threading.local()
 
     def start(self) -> None:
@@ -83,6 +87,8 @@ class Pool:
     def _start_one(self, context: multiprocessing.context.BaseContext) -> None:
         questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
         answers, answer = context.Pipe(duplex=False)
+        for end in (ask, answer):
+            _make_room(end)
         process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._number > 1), daemon=True)
         try:
             process.start()
@@ -108,7 +114,7 @@ class Pool:
         return partial(self._receive, answers)
 
     def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The result of each item. Several threads may call this: in all, two items for each process are under way.
+        """The result of each item. Several threads may call this: in all, three items for each process are under way.
 
         One who has items under way never waits for room, but for their results, and makes room so.
         """
@@ -163,6 +169,12 @@ class Pool:
         if is_result:
             return answer
         raise answer
+
+
+def _make_room(pipe: Connection) -> None:
+    """For a whole message: who sends it goes on, whether or not the other has time to read it."""
+    with suppress(OSError):  # a system may allow less to a user who has many
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ gigatoken (the extra "fast") encodes byte-level BPE ten times as fast as Hugging
 ids were equal to that library's, at the start of this very run, on `proof_texts` and on text of the run's own inputs, and
 for text whose characters both libraries know (`known_characters.py`).
 
-Cost: opening gigatoken takes 0.25 s, and Hugging Face's side of the proof 0.3, in a process beside it.
+Cost: opening gigatoken takes 0.25 s, and Hugging Face's side of the proof 0.3, in a process beside it. Text is tokenised
+meanwhile; if the proof fails, again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import chain, compress
 
 import numpy as np
 
-from megatron_lmt.data.tokenizer import HuggingFaceTokenizer, Tokenizer, load_tokenizer
+from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.preprocessing.gigatoken_engine import Encode, Encoded, open_gigatoken
 from megatron_lmt.preprocessing.proof_texts import proof_texts
@@ -34,11 +35,12 @@ def open_engine(engine: str, recipe: Recipe) -> Encode:
 
 
 def _open_standard(recipe: Recipe) -> Encode:
-    return standard(load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model), recipe.recognises_special)
+    return partial(_encode, _tokenizer_once(recipe), recipe.recognises_special)
 
 
-def standard(tokenizer: Tokenizer, allow_special: bool) -> Encode:
-    return partial(_encode, tokenizer, allow_special)
+@cache
+def _tokenizer_once(recipe: Recipe) -> Tokenizer:
+    return load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model)
 
 
 def _encode(tokenizer: Tokenizer, allow_special: bool, texts: list[str]) -> Encoded:
@@ -54,7 +56,7 @@ def _open_gigatoken(recipe: Recipe) -> Encode:
         known = are_known(texts)
         if known.all():
             return encode(texts)
-        of_others = open_standard_once(recipe)(list(compress(texts, ~known)))
+        of_others = open_engine_once(recipe, STANDARD)(list(compress(texts, ~known)))
         return _merged(known, encode(list(compress(texts, known))), of_others)
 
     return encode_exactly
@@ -71,18 +73,13 @@ def _merged(known: np.ndarray, of_known: Encoded, of_others: Encoded) -> Encoded
 
 
 @cache
-def open_standard_once(recipe: Recipe) -> Encode:
-    return _open_standard(recipe)
-
-
-@cache
 def open_engine_once(recipe: Recipe, engine: str) -> Encode:
     return open_engine(engine, recipe)
 
 
 def forget_engines() -> None:
     """What was opened before: there may be another tokenizer in the folder now."""
-    for opened in (open_engine_once, open_standard_once, open_gigatoken):
+    for opened in (open_engine_once, _tokenizer_once, open_gigatoken):
         opened.cache_clear()
 
 
@@ -90,44 +87,55 @@ OPENERS = {STANDARD: _open_standard, GIGATOKEN: _open_gigatoken}
 
 
 def may_be_gigatoken(asked: str, recipe: Recipe) -> bool:
-    return asked != STANDARD and recipe.tokenizer_type == "HuggingFaceTokenizer" and find_spec("gigatoken") is not None
-
-
-def open_early(asked: str, recipe: Recipe) -> None:
-    """Open the engine that `choose_engine` will probably find, while the tokenizer is examined elsewhere.
-
-    Processes that are forked afterwards share it; another one they would have to open themselves.
-    """
-    for engine in (GIGATOKEN, STANDARD) if may_be_gigatoken(asked, recipe) else (STANDARD,):
-        with suppress(Exception):  # both say later what is wrong, in their own words
-            open_engine_once(recipe, engine)
-            return
-
-
-def choose_engine(asked: str, recipe: Recipe, right: Trial) -> str:
-    """The engine to use: gigatoken where it is asked for or may be, and gives equal ids.
+    """Whether it is to be tried.
 
     Args:
         asked: "auto", "standard" or "gigatoken".
+    Raises:
+        UserError: it is asked for, and is not there or not for such tokenizers.
+    """
+    is_for = recipe.tokenizer_type == "HuggingFaceTokenizer"
+    if asked != GIGATOKEN:
+        return asked == AUTO and is_for and find_spec(GIGATOKEN) is not None
+    if find_spec(GIGATOKEN) is None:
+        raise MissingExtraError(GIGATOKEN, "fast", "--tokenizer-engine gigatoken")
+    if not is_for:
+        raise ConfigError(f"--tokenizer-engine gigatoken: not for {recipe.tokenizer_type}; leave it out")
+    return True
+
+
+def open_early(engines: Iterable[str], recipe: Recipe) -> str | None:
+    """Open the first of these that can be opened; None: none of them can.
+
+    Processes that are forked afterwards share it; another one they would have to open themselves.
+    """
+    for engine in engines:
+        with suppress(Exception):  # whoever needs it says later what is wrong
+            open_engine_once(recipe, engine)
+            return engine
+    return None
+
+
+def choose_engine(asked: str, recipe: Recipe, right: Trial) -> str:
+    """The engine to use: gigatoken if it gives equal ids.
+
+    Args:
+        asked: "auto" or "gigatoken".
         right: what Hugging Face's library makes of some texts.
     Raises:
-        UserError: gigatoken was asked for, and is not there or gives other ids.
+        ConfigError: gigatoken was asked for, and gives other ids.
     """
-    if asked == GIGATOKEN and find_spec("gigatoken") is None:
-        raise MissingExtraError("gigatoken", "fast", "--tokenizer-engine gigatoken")
-    if may_be_gigatoken(asked, recipe):
-        problem = _difference(recipe, right)
-    else:
-        problem = f"not for {recipe.tokenizer_type}"
+    problem = _difference(recipe, right)
     if problem and asked == GIGATOKEN:
         raise ConfigError(f"--tokenizer-engine gigatoken: {problem}; leave it out")
     return STANDARD if problem else GIGATOKEN
 
 
-def trial(tokenizer: HuggingFaceTokenizer, allow_special: bool, texts: Iterable[str]) -> Trial:
+def trial(recipe: Recipe, texts: Iterable[str]) -> Trial:
     """What Hugging Face's library makes of `proof_texts`, of all added tokens, and of these."""
-    texts = [*proof_texts(), *(f"a{token}b {token} {token}{token}\n" for token in tokenizer.added_tokens), *texts]
-    return Trial(texts, *standard(tokenizer, allow_special)(texts))
+    added = _tokenizer_once(recipe).added_tokens
+    texts = [*proof_texts(), *(f"a{token}b {token} {token}{token}\n" for token in added), *texts]
+    return Trial(texts, *open_engine_once(recipe, STANDARD)(texts))
 
 
 @dataclass(frozen=True)

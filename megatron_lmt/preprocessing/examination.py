@@ -1,21 +1,32 @@
 """What a run needs to know before its work: is everything in order, what is the tokenizer, and which engine may be used.
 
 Cost: gigatoken takes a quarter of a second to open, Hugging Face's library too, and the hash of the tokenizer a tenth of
-one; processes beside this one do the latter two.
+one; processes beside this one do the latter two, and tokenising does not wait for the second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from megatron_lmt.data.indexed import existing_files
-from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import Problems
 from megatron_lmt.pool import call_beside
-from megatron_lmt.preprocessing.engines import Trial, choose_engine, forget_engines, may_be_gigatoken, open_early, trial
+from megatron_lmt.preprocessing.engines import (
+    GIGATOKEN,
+    STANDARD,
+    Trial,
+    choose_engine,
+    forget_engines,
+    may_be_gigatoken,
+    open_early,
+    open_engine_once,
+    trial,
+)
 from megatron_lmt.preprocessing.inputs import Input, input_problems
 from megatron_lmt.preprocessing.manifest import description
 from megatron_lmt.preprocessing.recipe import Recipe
@@ -23,14 +34,24 @@ from megatron_lmt.preprocessing.resume import resume_problems, unasked_shards
 from megatron_lmt.preprocessing.tokenising import first_texts
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A run that may begin: what manifest.py says of recipe and tokenizer, the engine that is open, and what waits for the
+    end of its trial and gives the engine to use."""
+
+    described: dict
+    engine: str
+    prove: Callable[[], str]
+
+
 @contextmanager
 def examining(
     recipe: Recipe, outputs: dict[Path, list[Input]], workers: int, max_bad_lines: int, resume: bool, engine: str
-) -> Iterator[Callable[[], tuple[dict, str]]]:
+) -> Iterator[Callable[[], Examined]]:
     """Begin to examine a run, and open its engine. Arguments are those of `preprocess`.
 
     Returns:
-        what waits for the end: for what manifest.py says of recipe and tokenizer, and for the engine to use.
+        what waits for the end, but not for the trial of the engine.
     Raises (when that is called):
         UserError: all that is wrong.
     """
@@ -43,12 +64,12 @@ def examining(
         problems.found.append(f"--max-bad-lines {max_bad_lines}: at least 0")
     for inputs in outputs.values():
         problems.found += input_problems(inputs, recipe.json_keys)
-    may_be_tried = not problems.found and may_be_gigatoken(engine, recipe)
+    tried = problems.of(may_be_gigatoken, engine, recipe) and not problems.found
 
-    def examined() -> tuple[dict, str]:
+    def examined() -> Examined:
         described = problems.of(description)
-        trial = problems.of(right) if described and may_be_tried else None
-        _tokenizer.cache_clear()
+        if described and not opened:
+            problems.of(open_engine_once, recipe, STANDARD)
         sound = not problems.found  # only then is it known what the outputs should be
         for prefix, inputs in outputs.items():
             if not resume:
@@ -56,13 +77,13 @@ def examining(
             elif sound:
                 problems.found += resume_problems(prefix, inputs, described)
         problems.raise_if_any()
-        return described, choose_engine(engine, recipe, trial)
+        return Examined(described, opened, lambda: choose_engine(engine, recipe, right()) if tried else STANDARD)
 
     with (
         _beside(workers, describe, recipe) as description,
-        _beside(workers, right_ids, recipe, list(outputs.values())) if may_be_tried else nullcontext() as right,
+        _beside(workers, right_ids, recipe, list(outputs.values())) if tried else nullcontext() as right,
     ):
-        open_early(engine, recipe)
+        opened = open_early((GIGATOKEN, STANDARD) if tried else (STANDARD,), recipe)
         yield examined
 
 
@@ -72,7 +93,7 @@ def describe(recipe: Recipe) -> dict:
     Raises:
         UserError: the tokenizer is not there, not of this type, or has no end-of-document token and needs one.
     """
-    return description(recipe, _tokenizer(recipe))
+    return description(recipe, load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model))
 
 
 def right_ids(recipe: Recipe, sources: list[list[Input]]) -> Trial:
@@ -81,12 +102,7 @@ def right_ids(recipe: Recipe, sources: list[list[Input]]) -> Trial:
     Raises:
         UserError: as `describe`.
     """
-    return trial(_tokenizer(recipe), recipe.recognises_special, first_texts(recipe, sources))
-
-
-@cache
-def _tokenizer(recipe: Recipe) -> Tokenizer:
-    return load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model)
+    return trial(recipe, first_texts(recipe, sources))
 
 
 @contextmanager

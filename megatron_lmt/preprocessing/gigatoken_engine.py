@@ -60,8 +60,11 @@ class _Gigatoken:
     def __call__(self, texts: list[str]) -> Encoded:
         if resident_bytes() - self._held > REMEMBERED_BYTES:
             self._open()
-        ids = list(map(self._encode_one, texts))  # encode_batch is 4 % faster, and needs 0.2 s to import awkward arrays
-        return np.frombuffer(bytearray().join(ids), np.uint32), np.fromiter(map(len, ids), np.int64, len(ids))
+        # encode_batch is no faster, and needs 0.2 s to import awkward arrays. An array has far more memory than it needs:
+        # where each goes at once, the next is made of the same, which the processor's cache still holds
+        ids = [array.tobytes() for array in map(self._encode_one, texts)]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids)) // np.dtype(np.uint32).itemsize
+        return np.frombuffer(b"".join(ids), np.uint32), lengths
 
 
 def resident_bytes() -> int:

@@ -44,16 +44,19 @@ class KnownCharacters:
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """bool [texts]: whether all characters of each are known."""
-        joined = "".join(texts)
-        units = np.frombuffer(joined.encode("utf-16-le"), np.uint16)
-        if self._known.take(units).all() and self._known[_beyond_16_bits(units)].all():
-            return np.ones(len(texts), bool)
-        seen = np.zeros(CODE_POINTS, bool)
-        seen[np.frombuffer(joined.encode("utf-32-le"), np.uint32)] = True
-        new = np.flatnonzero(seen & ~self._known)
+        units = np.frombuffer("".join(texts).encode("utf-16-le"), np.uint16)
+        doubtful = [self._not_known(codes) for codes in (units, _beyond_16_bits(units))]
+        seen = np.zeros(CODE_POINTS, bool)  # twenty times as fast as to sort those of a first chunk
+        for codes in doubtful:
+            seen[codes] = True
+        new = np.flatnonzero(seen)
         self._known[new] = [self._is_known(chr(code)) for code in new]
         unknown = frozenset(map(chr, new[~self._known[new]]))
         return np.array([unknown.isdisjoint(text) for text in texts]) if unknown else np.ones(len(texts), bool)
+
+    def _not_known(self, codes: np.ndarray) -> np.ndarray:
+        known = self._known.take(codes)
+        return codes[:0] if known.all() else codes[~known]
 
     def _is_known(self, letter: str) -> bool:
         return is_settled(letter) and not (self._nfc and is_normalised_otherwise(letter))
@@ -80,7 +83,7 @@ def _parts(letter: str) -> str:
 
 @cache
 def _composed_otherwise() -> frozenset[str]:
-    composites = [chr(code) for code in NEW_COMPOSITES if _parts(chr(code))]
+    composites = filter(unicodedata.decomposition, map(chr, NEW_COMPOSITES))
     return frozenset("".join(letter + _parts(letter) for letter in composites if _differs(_parts(letter))))
 
 

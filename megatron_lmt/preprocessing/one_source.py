@@ -6,7 +6,11 @@ Next on the path: `text_files.py` reads, `tokenising.py` tokenises, `shards.py` 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from megatron_lmt.data.indexed import read_manifest, write_manifest
@@ -17,18 +21,19 @@ from megatron_lmt.preprocessing.manifest import document_counts
 from megatron_lmt.preprocessing.quarantine import counted
 from megatron_lmt.preprocessing.resume import job_of
 from megatron_lmt.preprocessing.shards import Shards, shards_folder
-from megatron_lmt.preprocessing.text_files import read_chunks
-from megatron_lmt.preprocessing.tokenising import Settings
+from megatron_lmt.preprocessing.text_files import Chunk, read_chunks
+from megatron_lmt.preprocessing.tokenising import Settings, Tokens
 from megatron_lmt.preprocessing.workers import Work
 from megatron_lmt.progress import Pace
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all sources of a run share: `described` by manifest.py, `work`, which makes tokens of chunks, and the prefixes
-    that were `finished` before."""
+    """What all sources of a run share: `described` by manifest.py, `work`, which makes tokens of chunks, with the engine in
+    `settings`, or with the one that `proof` names when it is known, and the prefixes that were `finished` before."""
 
     settings: Settings
+    proof: Future[str]
     described: dict
     work: Work
     max_bad_lines: int
@@ -70,8 +75,8 @@ def _write(run: Run, prefix: Path, inputs: list[Input]) -> dict:
     hashed = in_background(describe, inputs)
     with Shards(prefix, job, described["tokenizer"]["vocab_size"], recipe.modes, run.max_bad_lines) as shards:
         run.pace.skip(sum(bytes_of(path) for path in inputs[: shards.position.input]))
-        chunks = read_chunks(inputs, recipe.json_keys, shards.position, recipe.max_bytes)
-        for result in run.work(run.settings, chunks):
+        chunks = partial(read_chunks, inputs, recipe.json_keys, shards.position, recipe.max_bytes)
+        for result in proved(run, chunks):
             shards.add(result)
             run.pace.add(
                 result.size, len(result.lengths), len(result.tokens), result.text_bytes, rejected=len(result.rejected)
@@ -88,10 +93,27 @@ def _write(run: Run, prefix: Path, inputs: list[Input]) -> dict:
             **document_counts(shards.documents, shards.rejected),
             **described,
             **shards.text,
-            "engine": engine_version(run.settings.engine, recipe.tokenizer_type),
+            "engine": engine_version(run.proof.result(), recipe.tokenizer_type),
             "inputs": hashed.result(),
             **shards.edges.most_frequent(),
             **shards.finish(),  # last: it gives the files their names
         }
         write_manifest(prefix, manifest)
     return manifest
+
+
+def proved(run: Run, chunks: Callable[[], Iterator[Chunk]]) -> Iterator[Tokens]:
+    """What the chunks become. The first are in work while their engine is on trial; if it fails, they begin again."""
+    tokens = run.work(run.settings, chunks())
+    failed = None
+    try:
+        first = list(islice(tokens, 1))
+    except Exception as error:
+        failed = error
+    if run.proof.result() != run.settings.engine:
+        tokens.close()
+        yield from run.work(replace(run.settings, engine=run.proof.result()), chunks())
+    elif failed:
+        raise failed
+    else:
+        yield from chain(first, tokens)

@@ -64,13 +64,15 @@ def preprocess(
         examining(recipe, outputs, workers, max_bad_lines, resume, engine) as examined,
         working(number, recipe.max_bytes) as work,  # left first: it ends what the threads wait for
     ):
-        described, engine = examined()
-        tokenizer = described["tokenizer"]
-        settings = Settings(recipe, engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
+        run = examined()
+        tokenizer = run.described["tokenizer"]
+        settings = Settings(recipe, run.engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
         total_bytes = sum(bytes_of(given) for given in chain.from_iterable(outputs.values()))
         with progress(total_bytes, "tokenising") as bar:
-            make = partial(make_source, Run(settings, described, work, max_bad_lines, finished, Pace(bar)))
+            proof = threads.submit(run.prove)
+            make = partial(make_source, Run(settings, proof, run.described, work, max_bad_lines, finished, Pace(bar)))
             if number == 1:
+                wait([proof])  # an engine is for one thread
                 return list(map(make, outputs, outputs.values()))
             return _all(threads, make, outputs)
 

@@ -2,13 +2,13 @@
 
 The processes are forked while the tokenizer is still examined, and share the engine that is open by then.
 
-Memory: two chunks of text, and their tokens, for each worker.
+Memory: three chunks of text, and their tokens, for each worker.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,7 +16,7 @@ from megatron_lmt.pool import process_pool
 from megatron_lmt.preprocessing.text_files import Chunk
 from megatron_lmt.preprocessing.tokenising import Settings, Tokens, tokenise
 
-Work = Callable[[Settings, Iterator[Chunk]], Iterator[Tokens]]
+Work = Callable[[Settings, Iterator[Chunk]], Generator[Tokens]]
 """Makes tokens of each chunk, in their order."""
 
 
@@ -42,5 +42,5 @@ def working(number: int, max_bytes: int) -> Iterator[Work]:
         yield partial(_tokenise_all, pool.in_order)
 
 
-def _tokenise_all(mapping: Callable, settings: Settings, chunks: Iterator[Chunk]) -> Iterator[Tokens]:
-    return mapping(partial(tokenise, settings), chunks)
+def _tokenise_all(mapping: Callable, settings: Settings, chunks: Iterator[Chunk]) -> Generator[Tokens]:
+    yield from mapping(partial(tokenise, settings), chunks)

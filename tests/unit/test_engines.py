@@ -8,6 +8,7 @@ import json
 import random
 import unicodedata
 from collections import Counter
+from concurrent.futures import Future
 from functools import cache
 from itertools import islice
 
@@ -19,12 +20,21 @@ from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
 from megatron_lmt.preprocessing import engines, gigatoken_engine, text_files
-from megatron_lmt.preprocessing.engines import AUTO, GIGATOKEN, STANDARD, choose_engine, open_engine, standard, trial
+from megatron_lmt.preprocessing.engines import (
+    AUTO,
+    GIGATOKEN,
+    STANDARD,
+    choose_engine,
+    may_be_gigatoken,
+    open_engine,
+    trial,
+)
 from megatron_lmt.preprocessing.known_characters import KnownCharacters, is_normalised_otherwise, is_settled
+from megatron_lmt.preprocessing.one_source import Run, proved
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.proof_texts import SPACES, proof_texts
 from megatron_lmt.preprocessing.recipe import Recipe
-from megatron_lmt.preprocessing.tokenising import WORD, count_words
+from megatron_lmt.preprocessing.tokenising import WORD, Settings, count_words
 
 needs_gigatoken = pytest.mark.skipif(engines.find_spec("gigatoken") is None, reason="gigatoken is not installed")
 
@@ -39,9 +49,9 @@ def tokenizer(tiny_tokenizer):
     return load_tokenizer("HuggingFaceTokenizer", tiny_tokenizer)
 
 
-def choose(asked: str, recipe: Recipe, tokenizer, texts: list[str]) -> str:
+def choose(asked: str, recipe: Recipe, texts: list[str]) -> str:
     engines.forget_engines()
-    return choose_engine(asked, recipe, trial(tokenizer, recipe.recognises_special, texts))
+    return choose_engine(asked, recipe, trial(recipe, texts)) if may_be_gigatoken(asked, recipe) else STANDARD
 
 
 def sample_texts(sample_data) -> dict[str, list[str]]:
@@ -92,9 +102,9 @@ def test_proof_texts_hold_every_script_and_space(sample_data):
 
 @needs_gigatoken
 def test_gigatoken_is_used_where_it_is_equal(recipe, tokenizer):
-    assert choose(AUTO, recipe, tokenizer, ["Wasser"]) == GIGATOKEN
-    assert choose(GIGATOKEN, recipe, tokenizer, ["Wasser"]) == GIGATOKEN
-    assert choose(STANDARD, recipe, tokenizer, ["Wasser"]) == STANDARD
+    assert choose(AUTO, recipe, ["Wasser"]) == GIGATOKEN
+    assert choose(GIGATOKEN, recipe, ["Wasser"]) == GIGATOKEN
+    assert choose(STANDARD, recipe, ["Wasser"]) == STANDARD
 
 
 @needs_gigatoken
@@ -113,9 +123,9 @@ def test_gigatoken_is_left_where_one_id_of_the_inputs_differs(recipe, tokenizer,
         return encode_wrongly, is_known
 
     monkeypatch.setattr(engines, "open_gigatoken", cache(open_wrong))
-    assert choose(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
+    assert choose(AUTO, recipe, ["Wasser"]) == STANDARD
     with pytest.raises(ConfigError, match="other ids than Hugging Face's library for 'Wasser'; leave it out"):
-        choose(GIGATOKEN, recipe, tokenizer, ["Wasser"])
+        choose(GIGATOKEN, recipe, ["Wasser"])
 
 
 @needs_gigatoken
@@ -134,7 +144,7 @@ def test_every_character_of_unicode_gives_the_same_ids(recipe, tokenizer):
     settled = [text for text in texts if is_settled(text[1])]
     assert any(unicodedata.category(text[1]) == "Cn" for text in settled)
     ids, lengths = engines.open_gigatoken(recipe)[0](settled)
-    expected = standard(tokenizer, recipe.recognises_special)(settled)
+    expected = open_engine(STANDARD, recipe)(settled)
     assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
 
 
@@ -162,9 +172,9 @@ def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
     assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
     known = [text for text in texts if text[1] not in others and is_settled(text[1])]
     ids, lengths = engines.open_gigatoken(recipe)[0](known)
-    expected = standard(tokenizer, recipe.recognises_special)(known)
+    expected = open_engine(STANDARD, recipe)(known)
     assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
-    assert choose(AUTO, recipe, tokenizer, texts) == GIGATOKEN
+    assert choose(AUTO, recipe, texts) == GIGATOKEN
 
 
 @pytest.mark.parametrize("beyond", [0, 0x10000], ids=["16 bits", "more"])
@@ -204,7 +214,7 @@ def test_ever_new_words_take_no_more_memory(recipe, tokenizer, monkeypatch):
         ids, lengths = encode(texts)
         held.append(gigatoken_engine.resident_bytes())
     assert max(held) - held[0] < 64 << 20  # over 100 MB without the bound
-    expected = standard(tokenizer, recipe.recognises_special)(texts)
+    expected = open_engine(STANDARD, recipe)(texts)
     assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
 
 
@@ -213,8 +223,7 @@ def test_gigatoken_is_left_where_it_cannot_open_the_tokenizer(tmp_path, tiny_tok
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     definition["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|\P{L}"
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-    tokenizer = load_tokenizer("HuggingFaceTokenizer", tmp_path)
-    assert choose(AUTO, Recipe("HuggingFaceTokenizer", tmp_path), tokenizer, []) == STANDARD
+    assert choose(AUTO, Recipe("HuggingFaceTokenizer", tmp_path), []) == STANDARD
 
 
 @needs_gigatoken
@@ -226,32 +235,32 @@ def test_gigatoken_is_left_where_an_added_token_has_another_id(like_qwen, tiny_t
     recipe = Recipe("HuggingFaceTokenizer", like_qwen)
     tokenizer = load_tokenizer("HuggingFaceTokenizer", like_qwen)
     assert tokenizer.token_to_id("<elsewhere>") == 512
-    assert choose(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
+    assert choose(AUTO, recipe, ["Wasser"]) == STANDARD
 
 
 @needs_gigatoken
 def test_gigatoken_is_left_where_text_is_normalised_otherwise(tmp_path, tiny_tokenizer):
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"normalizer": {"type": "NFKC"}}))
-    recipe, tokenizer = Recipe("HuggingFaceTokenizer", tmp_path), load_tokenizer("HuggingFaceTokenizer", tmp_path)
+    recipe = Recipe("HuggingFaceTokenizer", tmp_path)
     with pytest.raises(ConfigError, match="cannot be used with .* .its normalizer is .*NFKC"):
-        choose(GIGATOKEN, recipe, tokenizer, [])
-    assert choose(AUTO, recipe, tokenizer, []) == STANDARD
+        choose(GIGATOKEN, recipe, [])
+    assert choose(AUTO, recipe, []) == STANDARD
 
 
 def test_without_gigatoken_the_own_library_is_used(recipe, tokenizer, monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    assert choose(AUTO, recipe, tokenizer, ["Wasser"]) == STANDARD
+    assert choose(AUTO, recipe, ["Wasser"]) == STANDARD
     with pytest.raises(MissingExtraError, match=r"--tokenizer-engine gigatoken needs the package 'gigatoken': .*\[fast\]"):
-        choose(GIGATOKEN, recipe, tokenizer, ["Wasser"])
+        choose(GIGATOKEN, recipe, ["Wasser"])
 
 
 @needs_gigatoken
 def test_it_is_not_for_sentencepiece(tokenizer, tmp_path):
     recipe = Recipe("SentencePieceTokenizer", tmp_path)
-    assert choose(AUTO, recipe, tokenizer, []) == STANDARD
+    assert choose(AUTO, recipe, []) == STANDARD
     with pytest.raises(ConfigError, match="not for SentencePieceTokenizer"):
-        choose(GIGATOKEN, recipe, tokenizer, [])
+        choose(GIGATOKEN, recipe, [])
 
 
 @needs_gigatoken
@@ -275,10 +284,33 @@ def test_files_are_the_same_with_either(tmp_path, recipe, workers, monkeypatch):
     }
 
 
-def test_the_own_library_gives_no_special_tokens_but_in_chats(tiny_tokenizer, tokenizer):
-    text = ["<|im_start|>user"]
-    special = tokenizer.token_to_id("<|im_start|>")
-    assert special not in standard(tokenizer, False)(text)[0] and special in standard(tokenizer, True)(text)[0]
+def test_the_own_library_gives_special_tokens_in_chats_only(recipe, tokenizer):
+    ids, _ = open_engine(STANDARD, recipe)(["<|im_start|>user"])
+    assert (tokenizer.token_to_id("<|im_start|>") in ids) is recipe.recognises_special
+
+
+def test_what_is_made_before_the_proof_ends_counts_only_if_it_holds(recipe):
+    """Also that it cannot be made."""
+
+    def work(settings, chunks):
+        for chunk in chunks:
+            if settings.engine == GIGATOKEN and chunk == "worse":
+                raise RuntimeError("a word it cannot take")
+            yield settings.engine, chunk
+
+    def made(engine: str, chunks: list[str]) -> list:
+        proof = Future()
+        proof.set_result(engine)
+        settings = Settings(recipe, GIGATOKEN, None, np.dtype(np.int32))
+        run = Run(settings, proof, {}, work, max_bad_lines=0, finished=set(), pace=None)
+        return list(proved(run, lambda: iter(chunks)))
+
+    assert made(GIGATOKEN, ["good", "better"]) == [(GIGATOKEN, "good"), (GIGATOKEN, "better")]
+    assert made(STANDARD, ["good", "worse"]) == [(STANDARD, "good"), (STANDARD, "worse")]
+    assert made(STANDARD, ["worse"]) == [(STANDARD, "worse")]
+    assert made(STANDARD, []) == made(GIGATOKEN, []) == []
+    with pytest.raises(RuntimeError, match="a word it cannot take"):
+        made(GIGATOKEN, ["worse"])
 
 
 def test_words_are_counted_as_the_pattern_finds_them():

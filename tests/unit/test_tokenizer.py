@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 import shutil
 
 import pytest
@@ -95,9 +96,17 @@ def test_what_is_no_tokenizer_is_named(tmp_path, tiny_tokenizer):
         train_tokenizer([tiny_tokenizer / "tokenizer.json"], ["text"], 300, tiny_tokenizer)
 
 
-def test_the_size_of_the_vocabulary_counts_gaps(tiny_tokenizer, tmp_path):
+def test_ids_of_added_tokens_are_those_that_the_library_gives_them(tiny_tokenizer, tmp_path):
+    """Whatever ids the file has: far ones, twice the same, those of other tokens, tokens of the model among them."""
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
-    definition["added_tokens"].append({**definition["added_tokens"][0], "id": 700, "content": "<far>"})
-    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-    theirs = FastTokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert hf(tmp_path).vocab_size == max(theirs.get_vocab(with_added_tokens=True).values()) + 1
+    token, words, chosen = definition["added_tokens"][0], list(definition["model"]["vocab"]), random.Random(0)
+    for number in range(50):
+        names = ["<|endoftext|>", *(chosen.choice([f"<{chosen.randint(0, 3)}>", chosen.choice(words)]) for _ in range(5))]
+        chosen.shuffle(names)
+        definition["added_tokens"] = [{**token, "content": name, "id": chosen.randint(0, 2 * len(words))} for name in names]
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(json.dumps(definition))
+        theirs = FastTokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+        assert hf(folder).vocab_size == max(theirs.values()) + 1
+        assert hf(folder).eod == theirs["<|endoftext|>"]

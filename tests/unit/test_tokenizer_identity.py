@@ -12,6 +12,8 @@ import pytest
 
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, DataError
+from megatron_lmt.preprocessing.preprocess import preprocess
+from megatron_lmt.preprocessing.recipe import Recipe
 
 HUGGING_FACE, SENTENCE_PIECE = "HuggingFaceTokenizer", "SentencePieceTokenizer"
 TEXT = "The house \u202f\u180e\u200d é e\u0301 ﬁ 水 \r\n\u2028 😀"
@@ -158,10 +160,22 @@ def test_what_is_not_a_tokenizer_is_named_with_the_fix(tiny_tokenizer, tmp_path)
     ]
     for tokenizer_type, path, reason in cases:
         with pytest.raises(DataError, match=reason) as error:
-            load_tokenizer(tokenizer_type, path)
+            load_tokenizer(tokenizer_type, path).identity()
         assert str(path) in str(error.value)
     with pytest.raises(ConfigError, match="'GPT2BPETokenizer': there are HuggingFaceTokenizer and"):
         load_tokenizer("GPT2BPETokenizer", tiny_tokenizer)
+
+
+@pytest.mark.parametrize("engine", ["auto", "standard"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_library_cannot_read_is_named_before_any_work(tiny_tokenizer, tmp_path, engine, workers):
+    model = {**read_definition(tiny_tokenizer)["model"], "merges": [["never", "there"]]}
+    folder = copy_with(tiny_tokenizer, tmp_path / "broken", model=model)
+    (tmp_path / "a.jsonl").write_text('{"text": "the house"}\n')
+    recipe = Recipe(HUGGING_FACE, folder)
+    with pytest.raises(DataError, match="broken/tokenizer.json: not a tokenizer .*; copy or convert it again"):
+        preprocess(recipe, {tmp_path / "out": [tmp_path / "a.jsonl"]}, workers, engine=engine)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "broken"]
 
 
 def test_neither_torch_nor_transformers_is_imported(tiny_tokenizer):

@@ -10,13 +10,15 @@ import numpy as np
 from benchmarks.preprocess_text import FREE_TOKENS
 from megatron_lmt.errors import run_command
 from megatron_lmt.preprocessing import engines
+from megatron_lmt.preprocessing.encoded import Encode, Encoded
 from megatron_lmt.preprocessing.recipe import Recipe
 from tools.preprocess_data import main
 
 
-def open_free(recipe: Recipe) -> engines.Encode:
-    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        return np.ones(len(texts) * (FREE_TOKENS - 1), np.int32), np.full(len(texts), FREE_TOKENS - 1, np.int64)
+def open_free(recipe: Recipe) -> Encode:
+    def encode(texts: list[str]) -> Encoded:
+        total = len(texts) * FREE_TOKENS  # with what ends each
+        return Encoded(np.ones(total, np.int32), np.arange(FREE_TOKENS - 1, total, FREE_TOKENS))
 
     return encode
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
-from megatron_lmt.preprocessing.gigatoken_engine import Encode, Encoded, open_gigatoken
+from megatron_lmt.preprocessing.encoded import Encode, Encoded
+from megatron_lmt.preprocessing.gigatoken_engine import open_gigatoken
 from megatron_lmt.preprocessing.proof_texts import proof_texts
 from megatron_lmt.preprocessing.recipe import Recipe
 
@@ -45,8 +46,10 @@ def _tokenizer_once(recipe: Recipe) -> Tokenizer:
 
 def _encode(tokenizer: Tokenizer, allow_special: bool, texts: list[str]) -> Encoded:
     ids = tokenizer.encode_batch(texts, allow_special)
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    return np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
+    for of_text in ids:
+        of_text.append(0)
+    ends = np.fromiter(map(len, ids), np.int64, len(ids)).cumsum() - 1
+    return Encoded(np.fromiter(chain.from_iterable(ids), np.int32), ends)
 
 
 def _open_gigatoken(recipe: Recipe) -> Encode:
@@ -63,13 +66,13 @@ def _open_gigatoken(recipe: Recipe) -> Encode:
 
 
 def _merged(known: np.ndarray, of_known: Encoded, of_others: Encoded) -> Encoded:
-    """Ids and lengths of all texts, from those of some and of the others."""
+    """All texts, from some and the others."""
     lengths = np.empty(len(known), np.int64)
-    lengths[known], lengths[~known] = of_known[1], of_others[1]
-    ids = np.empty(lengths.sum(), np.int32)
+    lengths[known], lengths[~known] = of_known.lengths + 1, of_others.lengths + 1
+    tokens = np.empty(lengths.sum(), np.int32)
     of_which = np.repeat(known, lengths)
-    ids[of_which], ids[~of_which] = of_known[0], of_others[0]
-    return ids, lengths
+    tokens[of_which], tokens[~of_which] = of_known.tokens, of_others.tokens
+    return Encoded(tokens, lengths.cumsum() - 1)
 
 
 @cache
@@ -135,16 +138,15 @@ def trial(recipe: Recipe, texts: Iterable[str]) -> Trial:
     """What Hugging Face's library makes of `proof_texts`, of all added tokens, and of these."""
     added = _tokenizer_once(recipe).added_tokens
     texts = [*proof_texts(), *(f"a{token}b {token} {token}{token}\n" for token in added), *texts]
-    return Trial(texts, *open_engine_once(recipe, STANDARD)(texts))
+    return Trial(texts, open_engine_once(recipe, STANDARD)(texts))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Texts to try an engine on, and their right ids [sum of lengths] and lengths [texts]."""
+    """Texts to try an engine on, and what is right."""
 
     texts: list[str]
-    ids: np.ndarray
-    lengths: np.ndarray
+    right: Encoded
 
 
 def _difference(recipe: Recipe, right: Trial) -> str | None:
@@ -153,15 +155,12 @@ def _difference(recipe: Recipe, right: Trial) -> str | None:
         encode, are_known = open_gigatoken(recipe)
         known = are_known(right.texts)
         texts = list(compress(right.texts, known))
-        found = encode(texts)
+        found = encode(texts).each()
     except Exception as error:  # it says in many ways what it cannot do
         return f"it cannot be used with {recipe.tokenizer_model} ({error})"
-    expected = right.ids[np.repeat(known, right.lengths)], right.lengths[known]
-    if all(map(np.array_equal, found, expected)):
-        return None
-    both = [np.split(ids, lengths.cumsum()) for ids, lengths in (found, expected)]
-    first = next(text for text, theirs, ours in zip(texts, *both, strict=False) if not np.array_equal(theirs, ours))
-    return f"it gives other ids than Hugging Face's library for {first!r:.80}"
+    expected = compress(right.right.each(), known)
+    wrong = [text for text, *ids in zip(texts, found, expected, strict=True) if not np.array_equal(*ids)]
+    return f"it gives other ids than Hugging Face's library for {wrong[0]!r:.80}" if wrong else None
 
 
 def engine_version(engine: str, tokenizer_type: str) -> str:

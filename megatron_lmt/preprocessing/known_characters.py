@@ -35,10 +35,11 @@ class KnownCharacters:
 
     Args:
         nfc: the tokenizer normalises text to NFC.
+        never: a character that never counts as known.
     """
 
-    def __init__(self, nfc: bool):
-        self._nfc = nfc
+    def __init__(self, nfc: bool, never: str = ""):
+        self._nfc, self._never = nfc, never
         self._known = np.zeros(CODE_POINTS, bool)
         self._known[SURROGATES] = True  # no text has these, only UTF-16
 
@@ -59,7 +60,7 @@ class KnownCharacters:
         return codes[:0] if known.all() else codes[~known]
 
     def _is_known(self, letter: str) -> bool:
-        return is_settled(letter) and not (self._nfc and is_normalised_otherwise(letter))
+        return letter != self._never and is_settled(letter) and not (self._nfc and is_normalised_otherwise(letter))
 
 
 def _beyond_16_bits(units: np.ndarray) -> np.ndarray:

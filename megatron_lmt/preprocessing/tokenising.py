@@ -55,8 +55,9 @@ class Tokens:
 def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
     recipe, eod = settings.recipe, settings.eod
     texts, places, bad = read_texts(recipe, chunk)
-    tokens, lengths = open_engine_once(recipe, settings.engine)(texts)
-    lengths = lengths.reshape(-1, 1 if chunk.pairing else len(recipe.json_keys))
+    encoded = open_engine_once(recipe, settings.engine)(texts)
+    tokens, ends = encoded.tokens, encoded.ends.reshape(-1, 1 if chunk.pairing else len(recipe.json_keys))
+    lengths = encoded.lengths.reshape(ends.shape)
     wrong = _wrong_lengths(recipe, lengths.sum(axis=1), eod is not None)
     if wrong:
         records = records_of(chunk)
@@ -66,11 +67,15 @@ def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
         bad.sort(key=lambda record: record.line)
         texts = [text for place, text in enumerate(texts) if place // lengths.shape[1] not in wrong]
         kept = ~np.isin(np.arange(len(lengths)), list(wrong))
-        tokens, lengths = tokens[np.repeat(kept, lengths.sum(axis=1))], lengths[kept]
-    tokens = tokens.astype(settings.dtype, copy=False)
+        tokens, lengths = tokens[np.repeat(kept, (lengths + 1).sum(axis=1))], lengths[kept]
+        ends = (lengths + 1).cumsum().reshape(lengths.shape) - 1
     if eod is not None:
-        tokens = np.insert(tokens, lengths.sum(axis=1).cumsum(), eod)
+        tokens[ends[:, -1]] = eod
         lengths[:, -1] += 1
+        ends = ends[:, :-1]
+    if ends.size:
+        tokens = np.delete(tokens, ends)
+    tokens = tokens.astype(settings.dtype, copy=False)
     words, characters = count_words(texts), sum(map(len, texts))
     return Tokens(tokens, lengths.astype(np.int32), words, characters, bad, chunk.size, chunk.text_bytes, chunk.end)
 

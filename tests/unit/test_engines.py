@@ -20,6 +20,7 @@ from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
 from megatron_lmt.preprocessing import engines, gigatoken_engine, text_files
+from megatron_lmt.preprocessing.encoded import Encoded
 from megatron_lmt.preprocessing.engines import (
     AUTO,
     GIGATOKEN,
@@ -29,6 +30,7 @@ from megatron_lmt.preprocessing.engines import (
     open_engine,
     trial,
 )
+from megatron_lmt.preprocessing.gigatoken_engine import END_OF_TEXT
 from megatron_lmt.preprocessing.known_characters import KnownCharacters, is_normalised_otherwise, is_settled
 from megatron_lmt.preprocessing.one_source import Run, proved
 from megatron_lmt.preprocessing.preprocess import preprocess
@@ -63,18 +65,21 @@ def sample_texts(sample_data) -> dict[str, list[str]]:
 
 
 def differing(recipe: Recipe, tokenizer, engine: str, texts: list[str]) -> int:
-    ids, lengths = open_engine(engine, recipe)(texts)
+    found = open_engine(engine, recipe)(texts).each()
     expected = tokenizer.encode_batch(texts, recipe.recognises_special)
-    found = np.split(ids, lengths.cumsum()[:-1])
     return sum(one.tolist() != other for one, other in zip(found, expected, strict=True))
+
+
+def assert_equal(found: Encoded, expected: Encoded) -> None:
+    assert np.array_equal(found.ends, expected.ends)
+    assert all(map(np.array_equal, found.each(), expected.each()))
 
 
 @pytest.mark.parametrize("engine", [STANDARD, pytest.param(GIGATOKEN, marks=needs_gigatoken)])
 def test_ids_are_those_of_the_tokenizer(recipe, tokenizer, engine):
     texts = proof_texts()
     assert differing(recipe, tokenizer, engine, texts) == 0
-    ids, lengths = open_engine(engine, recipe)([])
-    assert len(ids) == len(lengths) == 0
+    assert open_engine(engine, recipe)([]).each() == []
 
 
 @pytest.mark.parametrize("engine", [STANDARD, pytest.param(GIGATOKEN, marks=needs_gigatoken)])
@@ -86,9 +91,8 @@ def test_ids_are_those_of_auto_tokenizer_on_60_languages(tiny_tokenizer, sample_
     texts = sample_texts(sample_data)
     assert len(texts) == 60
     for code, some in texts.items():
-        ids, lengths = encode(some)
         expected = reference(some, add_special_tokens=False, split_special_tokens=True).input_ids
-        assert [part.tolist() for part in np.split(ids, lengths.cumsum()[:-1])] == expected, code
+        assert [ids.tolist() for ids in encode(some).each()] == expected, code
 
 
 def test_proof_texts_hold_every_script_and_space(sample_data):
@@ -115,10 +119,9 @@ def test_gigatoken_is_left_where_one_id_of_the_inputs_differs(recipe, tokenizer,
         encode, is_known = open_right(recipe)
 
         def encode_wrongly(texts):
-            ids, lengths = encode(texts)
-            ids = ids.copy()
-            ids[-1] += 1
-            return ids, lengths
+            encoded = encode(texts)
+            encoded.tokens[-2] += 1
+            return encoded
 
         return encode_wrongly, is_known
 
@@ -143,9 +146,8 @@ def test_every_character_of_unicode_gives_the_same_ids(recipe, tokenizer):
     assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
     settled = [text for text in texts if is_settled(text[1])]
     assert any(unicodedata.category(text[1]) == "Cn" for text in settled)
-    ids, lengths = engines.open_gigatoken(recipe)[0](settled)
-    expected = open_engine(STANDARD, recipe)(settled)
-    assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
+    settled.remove(next(text for text in settled if text[1] == END_OF_TEXT))
+    assert_equal(engines.open_gigatoken(recipe)[0](settled), open_engine(STANDARD, recipe)(settled))
 
 
 @pytest.fixture
@@ -171,9 +173,7 @@ def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
     texts = [f"a{letter}\u0301{letter}\u0316 e\u0323{letter}\u0307 <think>{letter}\u05b0" for letter in marked]
     assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
     known = [text for text in texts if text[1] not in others and is_settled(text[1])]
-    ids, lengths = engines.open_gigatoken(recipe)[0](known)
-    expected = open_engine(STANDARD, recipe)(known)
-    assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
+    assert_equal(engines.open_gigatoken(recipe)[0](known), open_engine(STANDARD, recipe)(known))
     assert choose(AUTO, recipe, texts) == GIGATOKEN
 
 
@@ -211,11 +211,10 @@ def test_ever_new_words_take_no_more_memory(recipe, tokenizer, monkeypatch):
     for _ in range(60):
         letters = "".join(chosen.choices("abcdefghijklmnop", k=160_000))
         texts = [" ".join(letters[i : i + 8] for i in range(start, start + 8000, 8)) for start in range(0, 160_000, 8000)]
-        ids, lengths = encode(texts)
+        encoded = encode(texts)
         held.append(gigatoken_engine.resident_bytes())
     assert max(held) - held[0] < 64 << 20  # over 100 MB without the bound
-    expected = open_engine(STANDARD, recipe)(texts)
-    assert np.array_equal(ids, expected[0]) and np.array_equal(lengths, expected[1])
+    assert_equal(encoded, open_engine(STANDARD, recipe)(texts))
 
 
 @needs_gigatoken
@@ -285,7 +284,7 @@ def test_files_are_the_same_with_either(tmp_path, recipe, workers, monkeypatch):
 
 
 def test_the_own_library_gives_special_tokens_in_chats_only(recipe, tokenizer):
-    ids, _ = open_engine(STANDARD, recipe)(["<|im_start|>user"])
+    (ids,) = open_engine(STANDARD, recipe)(["<|im_start|>user"]).each()
     assert (tokenizer.token_to_id("<|im_start|>") in ids) is recipe.recognises_special
 
 

@@ -1,12 +1,13 @@
 """What is finished of one source, so that a run which was killed goes on there.
 
-Beside the token files to be made stands a folder `<prefix>.shards`. A shard in it is a pair of token files with the
-documents of some 256 MB of text, a file of the records rejected in it, and a marker that is written last and says where
-the next shard begins. At the end all are merged, the token files get their names, and the folder goes.
+Beside the token files to be made stands a folder `<prefix>.shards`, in which `all.bin` grows. A shard is the documents
+of some 256 MB of text: their tokens in it, an index of them, a file of the records rejected among them, and a marker that
+is written last and says where the next shard begins. Who goes on cuts off what is behind the last marker. At the end the
+indexes are merged, the token files get their names, and the folder goes.
 
 Where shards are cut does not show in the result, which is the same whether a run was interrupted or not.
 
-Cost: with more than one shard, tokens are written twice, and take twice their space until the end.
+Cost: tokens are written once; those of an interrupted run are read again at the end, for their hash.
 """
 
 from __future__ import annotations
@@ -21,19 +22,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from megatron_lmt.data.indexed import (
-    IndexedWriter,
-    best_dtype,
-    bin_path,
-    idx_path,
-    manifest_path,
-    rejected_path,
-    write_parts,
-)
+from megatron_lmt.data.indexed import best_dtype, bin_path, idx_path, manifest_path, rejected_path
+from megatron_lmt.data.indexed_writer import IndexedWriter, TokensFile, write_parts
 from megatron_lmt.errors import DataError
 from megatron_lmt.files import write_json_atomically
 from megatron_lmt.preprocessing.edges import EdgeTokens
-from megatron_lmt.preprocessing.merge import merge
+from megatron_lmt.preprocessing.merge import merge_indexes
 from megatron_lmt.preprocessing.quarantine import Quarantine
 from megatron_lmt.preprocessing.text_files import Position
 from megatron_lmt.preprocessing.tokenising import Tokens
@@ -84,6 +78,7 @@ class Shards:
     def __init__(self, prefix: Path, job: dict, vocab_size: int, modes: list[int] | None, max_bad_lines: int):
         self._prefix, self._dtype, self._modes, self._max_bad_lines = prefix, best_dtype(vocab_size), modes, max_bad_lines
         self._folder = shards_folder(prefix)
+        self._all = self._folder / "all"
         self._writing = ExitStack()
         self._folder.mkdir(exist_ok=True)
         self._lock = _lock(self._folder)
@@ -94,6 +89,7 @@ class Shards:
         write_json_atomically(self._folder / "job.json", job)
         self._finished = self._read_markers()
         self._remove_unfinished()
+        self._file = self._open_tokens()
         self._writer: IndexedWriter | None = None
         self.edges = EdgeTokens(vocab_size)
         self._text: Counter[str] = Counter(self._finished[-1]["text"] if self._finished else {"words": 0, "characters": 0})
@@ -104,14 +100,17 @@ class Shards:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        try:
+        with ExitStack() as ends:  # each of which is come to, whatever fails
+            ends.callback(self._lock.close)
+            ends.callback(self._leave_folder, kind is None)
+            ends.callback(self._file.close)
             self._writing.__exit__(kind, error, traceback)
-        finally:
-            self._remove_unfinished()
-            # token files that have their names, but no manifest yet, can be gone on with only if the folder stays
-            if kind is None or not (self._finished or bin_path(self._prefix).exists()):
-                shutil.rmtree(self._folder)
-            self._lock.close()
+
+    def _leave_folder(self, is_complete: bool) -> None:
+        self._remove_unfinished()
+        # token files that have their names, but no manifest yet, can be gone on with only if the folder stays
+        if is_complete or not (self._finished or bin_path(self._prefix).exists()):
+            shutil.rmtree(self._folder)
 
     def _read_markers(self) -> list[dict]:
         markers = []
@@ -119,10 +118,15 @@ class Shards:
             markers.append(json.loads(marker.read_text(encoding="utf-8")))
         return markers
 
+    def _open_tokens(self) -> TokensFile:
+        if bin_path(self._prefix).exists():  # it got its name, but no manifest
+            bin_path(self._prefix).rename(bin_path(self._all))
+        return TokensFile(bin_path(self._all), start=sum(marker["counts"]["bin_bytes"] for marker in self._finished))
+
     def _remove_unfinished(self) -> None:
         finished = {self._shard(number).name for number in range(len(self._finished))}
         for file in self._folder.iterdir():
-            if file.name not in ("job.json", "lock") and file.name.split(".")[0] not in finished:
+            if file.name not in ("job.json", "lock", bin_path(self._all).name) and file.name.split(".")[0] not in finished:
                 file.unlink()
 
     def _shard(self, number: int) -> Path:
@@ -185,7 +189,7 @@ class Shards:
         shard = self._shard(len(self._finished))
         quarantine = Quarantine(rejected_path(shard), self._max_bad_lines, self.rejected)
         self._quarantine = self._writing.enter_context(quarantine)
-        self._writer = self._writing.enter_context(IndexedWriter(shard, self._dtype, bool(self._modes)))
+        self._writer = self._writing.enter_context(IndexedWriter(shard, self._dtype, bool(self._modes), self._file))
         self._text_bytes = self._tokens = 0
 
     def _close_shard(self) -> dict:
@@ -203,20 +207,20 @@ class Shards:
     def finish(self) -> dict:
         """Give the token files and the rejected records their names; returns counts and hashes for the manifest."""
         if self._finished:
-            whole, counts = self._folder / "merged", self._merge()
+            whole, counts = self._all, self._merge()
         else:  # a single shard needs neither marker nor merging
             whole, counts = self._shard(0), self._close_shard()
-        for path in (rejected_path, bin_path, idx_path):
-            if path(whole).exists():
-                path(whole).rename(path(self._prefix))
+        counts["sha256"] = self._file.sha256()
+        for path, unnamed in ((rejected_path, whole), (bin_path, self._all), (idx_path, whole)):
+            if path(unnamed).exists():
+                path(unnamed).rename(path(self._prefix))
         return counts
 
     def _merge(self) -> dict:
         if self._writer:
             self._finish_shard()
         shards = [self._shard(number) for number in range(len(self._finished))]
-        merged = self._folder / "merged"
         rejected = [rejected_path(shard) for shard in shards if rejected_path(shard).exists()]
         if rejected:
-            write_parts(rejected_path(merged), (file.read_bytes() for file in rejected))  # gzip files may be joined
-        return merge([(shard, marker["counts"]) for shard, marker in zip(shards, self._finished, strict=True)], merged)
+            write_parts(rejected_path(self._all), (file.read_bytes() for file in rejected))  # gzip files may be joined
+        return merge_indexes([(s, marker["counts"]) for s, marker in zip(shards, self._finished, strict=True)], self._all)

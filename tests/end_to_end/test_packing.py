@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from megatron_lmt.config import ParallelSection
-from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
+from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.data.loader import collate
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import concatenated, lengths_of, whole_documents

@@ -6,7 +6,8 @@ import torch
 
 from megatron_lmt.data.batch import BatchShape
 from megatron_lmt.data.context import divide, row_length
-from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
+from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.data.loader import collate, my_micro_batches
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import PIECE

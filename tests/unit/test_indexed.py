@@ -12,7 +12,6 @@ from megatron_lmt.data.indexed import (
     CONTEXT,
     LOSS,
     IndexedReader,
-    IndexedWriter,
     best_dtype,
     bin_path,
     idx_path,
@@ -20,6 +19,7 @@ from megatron_lmt.data.indexed import (
     read_manifest,
     write_manifest,
 )
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.errors import DataError
 from megatron_lmt.runtime.device import open_device
 

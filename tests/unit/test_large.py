@@ -12,9 +12,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from megatron_lmt.data.indexed import IndexedReader, IndexedWriter, bin_path, idx_path, read_manifest, rejected_path
+from megatron_lmt.data.indexed import Index, IndexedReader, bin_path, idx_path, read_manifest, rejected_path
+from megatron_lmt.data.indexed_writer import IndexedWriter, TokensFile
 from megatron_lmt.errors import DataError
 from megatron_lmt.preprocessing import text_files
+from megatron_lmt.preprocessing.merge import merge_indexes
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.recipe import Recipe
 from megatron_lmt.runtime.device import open_device
@@ -104,53 +106,48 @@ def test_more_tokens_and_bytes_than_32_bits_count(tmp_path):
 
 def _add_sparse_document(writer: IndexedWriter, length: int, last_token: int) -> None:
     """As `add_documents` does, but leaving a hole where its zeros are; they are not hashed."""
-    writer._bin.seek(4 * (length - 1), 1)
-    writer._bin.write(np.int32(last_token))
+    writer._tokens._file.seek(4 * (length - 1), 1)
+    writer._tokens._file.write(np.int32(last_token))
     writer._lengths.append(length)
     writer._documents.append(len(writer._lengths))
 
 
 def test_parts_of_more_than_32_bits_are_merged(tmp_path):
-    """The index of merged files; merging their 9.6 GB would take minutes, so .bin is left out."""
-    from megatron_lmt.preprocessing import merge
-
     length, parts = 1_200_000_000, []
+    tokens = TokensFile(bin_path(tmp_path / "x"))
     for number in range(2):
-        writer = IndexedWriter(tmp_path / f"{number}", np.int32)
-        _add_sparse_document(writer, length, 1)
+        writer = IndexedWriter(tmp_path / f"{number}", np.int32, tokens=tokens)
+        _add_sparse_document(writer, length, number + 1)
         parts.append((tmp_path / f"{number}", writer.close()))
-    total = {"documents": 2, "sequences": 2, "tokens": 2 * length}
-    content = b"".join(
-        bytes(memoryview(np.asarray(part) if not isinstance(part, bytes) else part).cast("B"))
-        for part in merge._index(parts, total, np.dtype(np.int32))
-    )
-    (tmp_path / "x.idx").write_bytes(content)
-    with open(tmp_path / "x.bin", "wb") as file:
-        file.truncate(2 * length * 4)
+    tokens.close()
+    assert merge_indexes(parts, tmp_path / "x")["bin_bytes"] == 2 * length * 4 > 2**32
     reader = IndexedReader(tmp_path / "x")
     assert reader.num_tokens == 2 * length > 2**31 and reader.pointers.tolist() == [0, 4 * length]
     assert reader.first_sequences.tolist() == [0, 1, 2]
+    assert [reader.document(number)[-1] for number in range(2)] == [1, 2]
 
 
 MERGE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from megatron_lmt.data.indexed import IndexedWriter
-from megatron_lmt.preprocessing.merge import merge
+from megatron_lmt.data.indexed_writer import IndexedWriter
+from megatron_lmt.preprocessing.merge import merge_indexes
 
 folder = Path(sys.argv[1])
 with IndexedWriter(folder / "part", np.int32) as writer:
-    writer.add_documents(np.arange(4_000_000, dtype=np.int32), np.full((500_000, 1), 8))
+    writer.add_documents(np.zeros(500_000, np.int32), np.full((500_000, 1), 1))
     part = folder / "part", writer.close()
 (used,) = [int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData")]
 resource.setrlimit(resource.RLIMIT_DATA, (used + 80_000_000, used + 80_000_000))
-print(merge([part] * 20, folder / "whole")["tokens"])
+print(merge_indexes([part] * 20, folder / "whole")["tokens"])
 """
 
 
 def test_merging_takes_the_memory_of_one_part(tmp_path):
-    """320 MB of tokens and 200 MB of index, with 80 MB more than the process had."""
+    """200 MB of index, with 80 MB more than the process had."""
     done = subprocess.run([sys.executable, "-c", MERGE, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 80_000_000 == IndexedReader(tmp_path / "whole").num_tokens
+    index = Index(idx_path(tmp_path / "whole"))
+    assert int(done.stdout) == 10_000_000 == len(index.lengths)
+    assert index.pointers[-1] == 4 * 9_999_999 and index.first_sequences[-1] == 10_000_000

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
+from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.data.loader import BatchShape, collate, global_batches
 from megatron_lmt.data.mixture import Mixture, Sample
 from megatron_lmt.data.packing import PIECE, lengths_of

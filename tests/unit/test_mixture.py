@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from megatron_lmt.data.indexed import IndexedReader, IndexedWriter
+from megatron_lmt.data.indexed import IndexedReader
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.data.interleaver import Interleaver
 from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.packing import best_fit, lengths_of, whole_documents

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedWriter, bin_path, idx_path, manifest_path, rejected_path
+from megatron_lmt.data.indexed import CONTEXT, LOSS, bin_path, idx_path, manifest_path, rejected_path
+from megatron_lmt.data.indexed_writer import IndexedWriter, TokensFile
 from megatron_lmt.errors import DataError, UserError
 from megatron_lmt.preprocessing import one_source, text_files
 from megatron_lmt.preprocessing import shards as shards_module
 from megatron_lmt.preprocessing.inputs import sources_in
-from megatron_lmt.preprocessing.merge import merge
+from megatron_lmt.preprocessing.merge import merge_indexes
 from megatron_lmt.preprocessing.preprocess import preprocess
 from megatron_lmt.preprocessing.shards import Shards, shards_folder
 from megatron_lmt.preprocessing.tokenising import Recipe
@@ -110,7 +111,7 @@ def test_a_killed_command_goes_on(tmp_path, tiny_tokenizer, workers):
         finished = list(folder.glob("0*.json"))
         assert finished, "it was finished before it could be killed: more text is needed"
     assert not bin_path(tmp_path / "x_text_document").exists()
-    kept = {file: file.stat().st_mtime_ns for file in folder.glob("0*.bin")}
+    kept = {file: file.stat().st_mtime_ns for file in folder.glob("0*.idx")}
     assert start(tmp_path / "x", 4 - workers).wait(timeout=60) == 0
     assert len(kept) >= 9 and not folder.exists()
     assert result(tmp_path / "x") == result(tmp_path / "whole/x")
@@ -149,7 +150,7 @@ def test_a_bad_line_can_be_set_aside_later(tmp_path, recipe, small):
     preprocess(recipe, {tmp_path / "whole/x": inputs}, 1, 100)
     with pytest.raises(DataError, match=r"one\.jsonl:51: "):
         preprocess(recipe, {tmp_path / "x": inputs})
-    assert list(shards_folder(tmp_path / "x_text_document").glob("0*.bin"))
+    assert list(shards_folder(tmp_path / "x_text_document").glob("0*.idx"))
     preprocess(recipe, {tmp_path / "x": inputs}, 1, 100, resume=True)
     assert result(tmp_path / "x") == result(tmp_path / "whole/x")
 
@@ -271,21 +272,34 @@ def test_an_input_that_changes_meanwhile_is_an_error(tmp_path, recipe, monkeypat
 
 @pytest.mark.parametrize("modes", [None, [CONTEXT, LOSS]])
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_merged_files_are_those_of_one_writer(tmp_path, modes, dtype):
+def test_parts_become_the_files_of_one_writer(tmp_path, modes, dtype):
     random = np.random.default_rng(3)
     batches = [random.integers(0, 4, (n, 2 if modes else 1)) + 1 for n in (5, 0, 1, 300)]
     tokens = [random.integers(0, 60000, lengths.sum()) for lengths in batches]
-    parts = []
+    parts, file = [], TokensFile(tmp_path / "merged.bin")
     with IndexedWriter(tmp_path / "whole", dtype, bool(modes)) as whole:
         for number, (lengths, content) in enumerate(zip(batches, tokens, strict=True)):
             whole.add_documents(content, lengths, modes)
-            with IndexedWriter(tmp_path / f"{number}", dtype, bool(modes)) as part:
+            with IndexedWriter(tmp_path / f"{number}", dtype, bool(modes), file) as part:
                 part.add_documents(content, lengths, modes)
                 parts.append((tmp_path / f"{number}", part.close()))
         counts = whole.close()
-    assert merge(parts, tmp_path / "merged") == counts
+    assert merge_indexes(parts, tmp_path / "merged") | {"sha256": file.sha256()} == counts
     for path in (bin_path, idx_path):
         assert path(tmp_path / "merged").read_bytes() == path(tmp_path / "whole").read_bytes()
-    bin_path(parts[0][0]).write_bytes(b"")
-    with pytest.raises(DataError, match=r"0\.bin"):
-        merge(parts, tmp_path / "again")
+    idx_path(parts[0][0]).write_bytes(b"")
+    with pytest.raises(DataError, match=r"0\.idx: empty"):
+        merge_indexes(parts, tmp_path / "again")
+
+
+def test_tokens_that_are_missing_are_not_gone_on_with(tmp_path, recipe, small, monkeypatch):
+    """As where a power cut took what a disk said it had."""
+    inputs = write_text(tmp_path, 300)
+    jobs = {tmp_path / "x": inputs}
+    interrupt_after(monkeypatch, 3, tmp_path / "x", recipe, jobs, 1, 100)
+    file = shards_folder(tmp_path / "x_text_document") / "all.bin"
+    os.truncate(file, 100)
+    with pytest.raises(
+        DataError, match=r"shards/all\.bin: 100 bytes, but .* were written; delete .*shards and begin anew"
+    ):
+        preprocess(recipe, jobs, 1, 100, resume=True)

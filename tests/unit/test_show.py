@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
+from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import PIECE
 from megatron_lmt.data.show import preview_sample, show_document, show_sample

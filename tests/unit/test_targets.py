@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from megatron_lmt.corpus.cpt import format_pair
-from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, IndexedWriter
+from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.data.loader import collate
 from megatron_lmt.data.mixture import Sample
 from megatron_lmt.data.packing import PIECE

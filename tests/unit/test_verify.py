@@ -12,13 +12,13 @@ from megatron_lmt.data.indexed import (
     CONTEXT,
     LOSS,
     IndexedReader,
-    IndexedWriter,
     bin_path,
     idx_path,
     manifest_path,
     read_manifest,
     write_manifest,
 )
+from megatron_lmt.data.indexed_writer import IndexedWriter
 from megatron_lmt.errors import DataError
 from megatron_lmt.preprocessing import verify as verify_module
 from megatron_lmt.preprocessing.preprocess import preprocess

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 from megatron_lmt.corpus.cleaning import rejection_table
-from megatron_lmt.corpus.cpt import build_cpt_corpus
-from megatron_lmt.errors import run_tool
+from megatron_lmt.corpus.cpt import CptConfig, build_cpt_corpus
+from megatron_lmt.errors import ConfigError, run_tool
 from megatron_lmt.preprocessing.inputs import CORPUS_REPORT
+from megatron_lmt.sft.config import SftConfig
 from megatron_lmt.sft.corpus import build_sft_corpus
+from megatron_lmt.toml_config import load_toml
 
 
 def main() -> None:
@@ -26,6 +28,7 @@ def main() -> None:
             command.add_argument("--tokenizer", type=Path, help="folder with the chat template, instead of the config's")
             command.add_argument("overrides", nargs="*", metavar="key=value", help="such as downsample.rate=0.2")
     arguments = parser.parse_args()
+    _check_stage(arguments.stage, arguments.config)
     if arguments.stage == "cpt":
         records = build_cpt_corpus(arguments.config, arguments.output, arguments.root, arguments.workers)
         mono = [count for name, count in records.items() if name.startswith("mono.")]
@@ -43,6 +46,17 @@ def main() -> None:
         )
         print("\n".join([*report.summary(), f"→ {arguments.output}"]))
     _print_rejected(arguments.output)
+
+
+def _check_stage(stage: str, config: Path) -> None:
+    """
+    Raises:
+        ConfigError: it has keys that only a config of the other stage has.
+    """
+    keys, models = load_toml(config).keys(), {"cpt": CptConfig, "sft": SftConfig}
+    fitting = [name for name, model in models.items() if keys <= model.model_fields.keys()]
+    if fitting and stage not in fitting:
+        raise ConfigError(f"{config}: made for `tools/build_corpus.py {fitting[0]}`, not for {stage}")
 
 
 def _print_rejected(output: Path) -> None:

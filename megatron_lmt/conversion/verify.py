@@ -156,5 +156,5 @@ def verdict(agreements: Sequence[Agreement], dtype: str) -> list[str]:
             f"{a.top1:>5.3f}"
         )
     if not deciding.fits(tolerance):
-        raise CheckpointError([*lines, "the logits are not the same: the conversion is wrong"])
+        raise CheckpointError("\n".join(["the logits are not the same, the conversion is wrong:", *lines]))
     return [*lines, f"the same logits, computed in {dtype}"]

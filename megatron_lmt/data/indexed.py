@@ -57,7 +57,10 @@ def rejected_path(prefix: Path) -> Path:
 
 
 def existing_files(prefix: Path) -> list[str]:
-    """A problem for each file of this prefix that is there already."""
+    """A problem for each file of this prefix that is there already, or for a file where its folder is to be."""
+    above = next(path for path in Path(prefix).parents if path.exists())
+    if not above.is_dir():
+        return [f"{prefix}: {above} is a file; give another prefix"]
     paths = (bin_path(prefix), idx_path(prefix), manifest_path(prefix), rejected_path(prefix))
     reason = "exists already and is not written over: delete it or give another prefix"
     return [f"{path} {reason}" for path in paths if path.exists()]

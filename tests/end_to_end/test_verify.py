@@ -41,7 +41,8 @@ def test_the_same_tensors_used_otherwise_are_another_model(exported):
         output = tool(VERIFY, "--hf-dir", exported / "hf", "--mcore-dir", exported / "run", code=2)
     finally:
         (exported / "hf" / "config.json").write_text(json.dumps(config))
-    assert "the logits are not the same: the conversion is wrong" in output and "same SHA-256" not in output
+    assert "error: the logits are not the same, the conversion is wrong:" in output and output.count("error:") == 1
+    assert "same SHA-256" not in output
 
 
 def test_a_tensor_that_differs_is_named(exported, tmp_path):

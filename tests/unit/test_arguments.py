@@ -49,6 +49,16 @@ def test_all_that_are_too_small_are_told():
     assert told == ["--num-beams 0: must be at least 1", "--workers -2: must be at least 1"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "other", "config"), [("cpt", "sft", "sft_corpus.toml"), ("sft", "cpt", "cpt_corpus.toml")]
+)
+def test_a_corpus_config_of_the_other_stage(tmp_path, stage, other, config):
+    command = [sys.executable, "tools/build_corpus.py", stage, "--config", f"examples/quickstart/{config}"]
+    done = subprocess.run([*command, "--output", str(tmp_path / "x")], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: examples/quickstart/{config}: made for `tools/build_corpus.py {other}`, not for {stage}\n"
+
+
 def test_right_values(tmp_path):
     assert at_least(1)("1") == 1 and positive("0.5") == 0.5
     for name in ("there.png", "new.png"):

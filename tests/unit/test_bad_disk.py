@@ -62,6 +62,16 @@ def test_a_folder_that_cannot_be_written(tmp_path, start, with_tmpfs):
     )
 
 
+def test_a_file_where_the_folder_is_to_be(tmp_path, start):
+    write_jsonl(tmp_path / "a.jsonl", as_records(TEXTS))
+    for resume in ([], ["--resume"]):
+        command = [*start, "--input", "a.jsonl", "--output-prefix", "a.jsonl/deep/a", *resume]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("error: ") == 1
+        assert "a.jsonl/deep/a_text_document: a.jsonl is a file; give another prefix" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 def test_a_run_in_a_folder_that_cannot_be_written(tiny_run, with_tmpfs):
     (tiny_run.parent / "out").mkdir()
     train = [sys.executable, "-m", "megatron_lmt.train", "run.toml", "--dry-run"]

@@ -299,7 +299,5 @@ def test_tokens_that_are_missing_are_not_gone_on_with(tmp_path, recipe, small, m
     interrupt_after(monkeypatch, 3, tmp_path / "x", recipe, jobs, 1, 100)
     file = shards_folder(tmp_path / "x_text_document") / "all.bin"
     os.truncate(file, 100)
-    with pytest.raises(
-        DataError, match=r"shards/all\.bin: 100 bytes, but .* were written; delete .*shards and begin anew"
-    ):
+    with pytest.raises(DataError, match=r"shards/all\.bin: 100 bytes, but .* were written; delete .*shards and begin anew"):
         preprocess(recipe, jobs, 1, 100, resume=True)

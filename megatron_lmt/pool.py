@@ -25,7 +25,9 @@ from megatron_lmt.errors import DataError
 from megatron_lmt.processes import end_with_parent
 
 PIPE_BYTES = 1 << 20
-"""More needs a privilege."""
+"""More needs a privilege, and a user whose pipes hold 64 MB gets only small ones: pools of many processes go without."""
+
+MOST_LARGE_PIPES = 32
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,8 +89,8 @@ class Pool:
     def _start_one(self, context: multiprocessing.context.BaseContext) -> None:
         questions, ask = context.Pipe(duplex=False)  # two such take a quarter of the time of one that is duplex
         answers, answer = context.Pipe(duplex=False)
-        for end in (ask, answer):
-            _make_room(end)
+        if 2 * self._number <= MOST_LARGE_PIPES:
+            _make_room(ask, answer)
         process = context.Process(target=_work, args=(questions, answer, os.getpid(), self._number > 1), daemon=True)
         try:
             process.start()
@@ -171,10 +173,11 @@ class Pool:
         raise answer
 
 
-def _make_room(pipe: Connection) -> None:
+def _make_room(*pipes: Connection) -> None:
     """For a whole message: who sends it goes on, whether or not the other has time to read it."""
-    with suppress(OSError):  # a system may allow less to a user who has many
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    for pipe in pipes:
+        with suppress(OSError):  # a system may allow less
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 @contextmanager

@@ -145,11 +145,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def _facts(self) -> _Facts:
         definition = read_definition(self._folder)
         try:
-            ids = _ids(definition)
-        except (KeyError, TypeError, ValueError) as error:
+            ids, digest = _ids(definition), hashlib.sha256(_canonical(definition)).hexdigest()
+            vocab_size = 1 + max(ids.values())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{self._file}: not a tokenizer ({error!r}); copy or convert it again") from None
         eod = next((ids[token] for token in (END_OF_DOCUMENT, self._eos_token()) if token in ids), None)
-        return _Facts(hashlib.sha256(_canonical(definition)).hexdigest(), max(ids.values()) + 1, eod)
+        return _Facts(digest, vocab_size, eod)
 
     @property
     def added_tokens(self) -> list[str]:

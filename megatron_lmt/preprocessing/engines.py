@@ -48,8 +48,8 @@ def _encode(tokenizer: Tokenizer, allow_special: bool, texts: list[str]) -> Enco
     ids = tokenizer.encode_batch(texts, allow_special)
     for of_text in ids:
         of_text.append(0)
-    ends = np.fromiter(map(len, ids), np.int64, len(ids)).cumsum() - 1
-    return Encoded(np.fromiter(chain.from_iterable(ids), np.int32), ends)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    return Encoded(np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths.cumsum() - 1)
 
 
 def _open_gigatoken(recipe: Recipe) -> Encode:
@@ -143,10 +143,10 @@ def trial(recipe: Recipe, texts: Iterable[str]) -> Trial:
 
 @dataclass(frozen=True)
 class Trial:
-    """Texts to try an engine on, and what is right."""
+    """Texts to try an engine on, and what they must become."""
 
     texts: list[str]
-    right: Encoded
+    encoded: Encoded
 
 
 def _difference(recipe: Recipe, right: Trial) -> str | None:
@@ -158,7 +158,7 @@ def _difference(recipe: Recipe, right: Trial) -> str | None:
         found = encode(texts).each()
     except Exception as error:  # it says in many ways what it cannot do
         return f"it cannot be used with {recipe.tokenizer_model} ({error})"
-    expected = compress(right.right.each(), known)
+    expected = compress(right.encoded.each(), known)
     wrong = [text for text, *ids in zip(texts, found, expected, strict=True) if not np.array_equal(*ids)]
     return f"it gives other ids than Hugging Face's library for {wrong[0]!r:.80}" if wrong else None
 

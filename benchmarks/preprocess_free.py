@@ -10,14 +10,14 @@ import numpy as np
 from benchmarks.preprocess_text import FREE_TOKENS
 from megatron_lmt.errors import run_command
 from megatron_lmt.preprocessing import engines
-from megatron_lmt.preprocessing.encoded import Encode, Encoded
+from megatron_lmt.preprocessing.encoded import Encode, Encoded, Texts
 from megatron_lmt.preprocessing.recipe import Recipe
 from tools.preprocess_data import main
 
 
 def open_free(recipe: Recipe) -> Encode:
-    def encode(texts: list[str]) -> Encoded:
-        total = len(texts) * FREE_TOKENS  # with what ends each
+    def encode(texts: Texts) -> Encoded:
+        total = len(texts.each) * FREE_TOKENS  # with what ends each
         return Encoded(np.ones(total, np.int32), np.arange(FREE_TOKENS - 1, total, FREE_TOKENS))
 
     return encode

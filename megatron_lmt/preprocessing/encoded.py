@@ -1,11 +1,29 @@
-"""The token ids of several texts, one text after the other."""
+"""Several texts, and the token ids that they become, one text after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Texts:
+    """`each` of them, and all as one: characters are looked at a hundred times as fast in an array as in strings."""
+
+    each: list[str]
+
+    @cached_property
+    def joined(self) -> str:
+        """A newline before each."""
+        return "\n".join(["", *self.each])
+
+    @cached_property
+    def utf16(self) -> np.ndarray:
+        """uint16: `joined` in UTF-16, which is made faster than UTF-8."""
+        return np.frombuffer(self.joined.encode("utf-16-le"), np.uint16)
 
 
 @dataclass(frozen=True)
@@ -28,4 +46,4 @@ class Encoded:
         return [self.tokens[end - length : end] for end, length in zip(self.ends, self.lengths, strict=True)]
 
 
-Encode = Callable[[list[str]], Encoded]
+Encode = Callable[[Texts], Encoded]

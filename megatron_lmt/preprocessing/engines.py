@@ -22,7 +22,7 @@ import numpy as np
 
 from megatron_lmt.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
-from megatron_lmt.preprocessing.encoded import Encode, Encoded
+from megatron_lmt.preprocessing.encoded import Encode, Encoded, Texts
 from megatron_lmt.preprocessing.gigatoken_engine import open_gigatoken
 from megatron_lmt.preprocessing.proof_texts import proof_texts
 from megatron_lmt.preprocessing.recipe import Recipe
@@ -44,8 +44,8 @@ def _tokenizer_once(recipe: Recipe) -> Tokenizer:
     return load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model)
 
 
-def _encode(tokenizer: Tokenizer, allow_special: bool, texts: list[str]) -> Encoded:
-    ids = tokenizer.encode_batch(texts, allow_special)
+def _encode(tokenizer: Tokenizer, allow_special: bool, texts: Texts) -> Encoded:
+    ids = tokenizer.encode_batch(texts.each, allow_special)
     for of_text in ids:
         of_text.append(0)
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -55,12 +55,12 @@ def _encode(tokenizer: Tokenizer, allow_special: bool, texts: list[str]) -> Enco
 def _open_gigatoken(recipe: Recipe) -> Encode:
     encode, are_known = open_gigatoken(recipe)
 
-    def encode_exactly(texts: list[str]) -> Encoded:
+    def encode_exactly(texts: Texts) -> Encoded:
         known = are_known(texts)
         if known.all():
             return encode(texts)
-        of_others = open_engine_once(recipe, STANDARD)(list(compress(texts, ~known)))
-        return _merged(known, encode(list(compress(texts, known))), of_others)
+        of_others = open_engine_once(recipe, STANDARD)(Texts(list(compress(texts.each, ~known))))
+        return _merged(known, encode(Texts(list(compress(texts.each, known)))), of_others)
 
     return encode_exactly
 
@@ -137,7 +137,7 @@ def choose_engine(asked: str, recipe: Recipe, right: Trial) -> str:
 def trial(recipe: Recipe, texts: Iterable[str]) -> Trial:
     """What Hugging Face's library makes of `proof_texts`, of all added tokens, and of these."""
     added = _tokenizer_once(recipe).added_tokens
-    texts = [*proof_texts(), *(f"a{token}b {token} {token}{token}\n" for token in added), *texts]
+    texts = Texts([*proof_texts(), *(f"a{token}b {token} {token}{token}\n" for token in added), *texts])
     return Trial(texts, open_engine_once(recipe, STANDARD)(texts))
 
 
@@ -145,7 +145,7 @@ def trial(recipe: Recipe, texts: Iterable[str]) -> Trial:
 class Trial:
     """Texts to try an engine on, and what they must become."""
 
-    texts: list[str]
+    texts: Texts
     encoded: Encoded
 
 
@@ -154,8 +154,8 @@ def _difference(recipe: Recipe, right: Trial) -> str | None:
     try:
         encode, are_known = open_gigatoken(recipe)
         known = are_known(right.texts)
-        texts = list(compress(right.texts, known))
-        found = encode(texts).each()
+        texts = list(compress(right.texts.each, known))
+        found = encode(Texts(texts)).each()
     except Exception as error:  # it says in many ways what it cannot do
         return f"it cannot be used with {recipe.tokenizer_model} ({error})"
     expected = compress(right.encoded.each(), known)

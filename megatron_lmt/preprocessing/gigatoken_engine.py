@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from megatron_lmt.data.tokenizer import definition_file, read_definition
-from megatron_lmt.preprocessing.encoded import Encode, Encoded
+from megatron_lmt.preprocessing.encoded import Encode, Encoded, Texts
 from megatron_lmt.preprocessing.known_characters import KnownCharacters
 from megatron_lmt.preprocessing.recipe import Recipe
 
@@ -68,14 +68,14 @@ class _Gigatoken:
         self._encode_one = Tokenizer.from_json(self._definition).backend.encode
         self._held = resident_bytes()
 
-    def __call__(self, texts: list[str]) -> Encoded:
+    def __call__(self, texts: Texts) -> Encoded:
         if resident_bytes() - self._held > REMEMBERED_BYTES:
             self._open()
         # encode_batch is slower, and needs 0.2 s to import awkward arrays
-        tokens = self._encode_one(END_OF_TEXT.join([*texts, ""])).view(np.int32)
+        tokens = self._encode_one(END_OF_TEXT.join([*texts.each, ""])).view(np.int32)
         ends = np.flatnonzero(tokens == self._end)
-        if len(ends) != len(texts):
-            raise ValueError(f"{len(texts)} texts became {len(ends)}")
+        if len(ends) != len(texts.each):
+            raise ValueError(f"{len(texts.each)} texts became {len(ends)}")
         return Encoded(tokens, ends)
 
 

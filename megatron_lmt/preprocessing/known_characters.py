@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 import regex
 
+from megatron_lmt.preprocessing.encoded import Texts
+
 CODE_POINTS = 0x110000
 SURROGATES = slice(0xD800, 0xE000)
 NEW_COMPOSITES = range(0x11000, 0x17000)
@@ -43,17 +45,16 @@ class KnownCharacters:
         self._known = np.zeros(CODE_POINTS, bool)
         self._known[SURROGATES] = True  # no text has these, only UTF-16
 
-    def __call__(self, texts: list[str]) -> np.ndarray:
+    def __call__(self, texts: Texts) -> np.ndarray:
         """bool [texts]: whether all characters of each are known."""
-        units = np.frombuffer("".join(texts).encode("utf-16-le"), np.uint16)
-        doubtful = [self._not_known(codes) for codes in (units, _beyond_16_bits(units))]
+        doubtful = [self._not_known(codes) for codes in (texts.utf16, _beyond_16_bits(texts.utf16))]
         seen = np.zeros(CODE_POINTS, bool)  # twenty times as fast as to sort those of a first chunk
         for codes in doubtful:
             seen[codes] = True
         new = np.flatnonzero(seen)
         self._known[new] = [self._is_known(chr(code)) for code in new]
         unknown = frozenset(map(chr, new[~self._known[new]]))
-        return np.array([unknown.isdisjoint(text) for text in texts]) if unknown else np.ones(len(texts), bool)
+        return np.array([not unknown or unknown.isdisjoint(text) for text in texts.each], bool)
 
     def _not_known(self, codes: np.ndarray) -> np.ndarray:
         known = self._known.take(codes)

@@ -14,6 +14,7 @@ from itertools import islice
 
 import numpy as np
 
+from megatron_lmt.preprocessing.encoded import Texts
 from megatron_lmt.preprocessing.engines import open_engine_once
 from megatron_lmt.preprocessing.inputs import Input
 from megatron_lmt.preprocessing.parsing import Rejected, read_texts, records_of, rejected
@@ -54,7 +55,8 @@ class Tokens:
 
 def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
     recipe, eod = settings.recipe, settings.eod
-    texts, places, bad = read_texts(recipe, chunk)
+    good, places, bad = read_texts(recipe, chunk)
+    texts = Texts(good)
     encoded = open_engine_once(recipe, settings.engine)(texts)
     tokens, ends = encoded.tokens, encoded.ends.reshape(-1, 1 if chunk.pairing else len(recipe.json_keys))
     lengths = encoded.lengths.reshape(ends.shape)
@@ -65,7 +67,7 @@ def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
             line = chunk.first_line + places[document]
             bad.append(rejected(chunk, line, records[places[document]], reason, f"{chunk.file}:{line}: {why}"))
         bad.sort(key=lambda record: record.line)
-        texts = [text for place, text in enumerate(texts) if place // lengths.shape[1] not in wrong]
+        texts = Texts([text for place, text in enumerate(good) if place // lengths.shape[1] not in wrong])
         kept = ~np.isin(np.arange(len(lengths)), list(wrong))
         tokens, lengths = tokens[np.repeat(kept, (lengths + 1).sum(axis=1))], lengths[kept]
         ends = (lengths + 1).cumsum().reshape(lengths.shape) - 1
@@ -76,13 +78,13 @@ def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
     if ends.size:
         tokens = np.delete(tokens, ends)
     tokens = tokens.astype(settings.dtype, copy=False)
-    words, characters = count_words(texts), sum(map(len, texts))
+    words, characters = count_words(texts), len(texts.joined) - len(texts.each)
     return Tokens(tokens, lengths.astype(np.int32), words, characters, bad, chunk.size, chunk.text_bytes, chunk.end)
 
 
-def count_words(texts: list[str]) -> int:
+def count_words(texts: Texts) -> int:
     """As many as `WORD` finds, thirty times as fast."""
-    units = np.frombuffer("\n".join(["", *texts]).encode("utf-16-le"), np.uint16)  # which is made faster than UTF-8
+    units = texts.utf16
     spaces = (units == ord(" ")) | (units == ord("\t")) | (units == ord("\n"))
     return int(np.count_nonzero(spaces[:-1] > spaces[1:]))
 

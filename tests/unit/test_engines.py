@@ -20,7 +20,7 @@ from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
 from megatron_lmt.preprocessing import engines, gigatoken_engine, text_files
-from megatron_lmt.preprocessing.encoded import Encoded
+from megatron_lmt.preprocessing.encoded import Encoded, Texts
 from megatron_lmt.preprocessing.engines import (
     AUTO,
     GIGATOKEN,
@@ -65,7 +65,7 @@ def sample_texts(sample_data) -> dict[str, list[str]]:
 
 
 def differing(recipe: Recipe, tokenizer, engine: str, texts: list[str]) -> int:
-    found = open_engine(engine, recipe)(texts).each()
+    found = open_engine(engine, recipe)(Texts(texts)).each()
     expected = tokenizer.encode_batch(texts, recipe.recognises_special)
     return sum(one.tolist() != other for one, other in zip(found, expected, strict=True))
 
@@ -79,7 +79,7 @@ def assert_equal(found: Encoded, expected: Encoded) -> None:
 def test_ids_are_those_of_the_tokenizer(recipe, tokenizer, engine):
     texts = proof_texts()
     assert differing(recipe, tokenizer, engine, texts) == 0
-    assert open_engine(engine, recipe)([]).each() == []
+    assert open_engine(engine, recipe)(Texts([])).each() == []
 
 
 @pytest.mark.parametrize("engine", [STANDARD, pytest.param(GIGATOKEN, marks=needs_gigatoken)])
@@ -92,7 +92,7 @@ def test_ids_are_those_of_auto_tokenizer_on_60_languages(tiny_tokenizer, sample_
     assert len(texts) == 60
     for code, some in texts.items():
         expected = reference(some, add_special_tokens=False, split_special_tokens=True).input_ids
-        assert [ids.tolist() for ids in encode(some).each()] == expected, code
+        assert [ids.tolist() for ids in encode(Texts(some)).each()] == expected, code
 
 
 def test_proof_texts_hold_every_script_and_space(sample_data):
@@ -147,7 +147,7 @@ def test_every_character_of_unicode_gives_the_same_ids(recipe, tokenizer):
     settled = [text for text in texts if is_settled(text[1])]
     assert any(unicodedata.category(text[1]) == "Cn" for text in settled)
     settled.remove(next(text for text in settled if text[1] == END_OF_TEXT))
-    assert_equal(engines.open_gigatoken(recipe)[0](settled), open_engine(STANDARD, recipe)(settled))
+    assert_equal(engines.open_gigatoken(recipe)[0](Texts(settled)), open_engine(STANDARD, recipe)(Texts(settled)))
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
     texts = [f"a{letter}\u0301{letter}\u0316 e\u0323{letter}\u0307 <think>{letter}\u05b0" for letter in marked]
     assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
     known = [text for text in texts if text[1] not in others and is_settled(text[1])]
-    assert_equal(engines.open_gigatoken(recipe)[0](known), open_engine(STANDARD, recipe)(known))
+    assert_equal(engines.open_gigatoken(recipe)[0](Texts(known)), open_engine(STANDARD, recipe)(Texts(known)))
     assert choose(AUTO, recipe, texts) == GIGATOKEN
 
 
@@ -183,8 +183,8 @@ def test_a_new_character_is_found_among_known_ones(beyond):
     old = "a \U0001f600 ä 水 \u180e\U00020000"
     are_known = KnownCharacters(nfc=True)
     for _ in range(2):  # what was seen once takes another way
-        assert are_known([old, old]).tolist() == [True, True]
-        assert are_known([old, f"{old}{new}", old]).tolist() == [True, False, True]
+        assert are_known(Texts([old, old])).tolist() == [True, True]
+        assert are_known(Texts([old, f"{old}{new}", old])).tolist() == [True, False, True]
 
 
 @needs_gigatoken
@@ -211,10 +211,10 @@ def test_ever_new_words_take_no_more_memory(recipe, tokenizer, monkeypatch):
     for _ in range(60):
         letters = "".join(chosen.choices("abcdefghijklmnop", k=160_000))
         texts = [" ".join(letters[i : i + 8] for i in range(start, start + 8000, 8)) for start in range(0, 160_000, 8000)]
-        encoded = encode(texts)
+        encoded = encode(Texts(texts))
         held.append(gigatoken_engine.resident_bytes())
     assert max(held) - held[0] < 64 << 20  # over 100 MB without the bound
-    assert_equal(encoded, open_engine(STANDARD, recipe)(texts))
+    assert_equal(encoded, open_engine(STANDARD, recipe)(Texts(texts)))
 
 
 @needs_gigatoken
@@ -284,7 +284,7 @@ def test_files_are_the_same_with_either(tmp_path, recipe, workers, monkeypatch):
 
 
 def test_the_own_library_gives_special_tokens_in_chats_only(recipe, tokenizer):
-    (ids,) = open_engine(STANDARD, recipe)(["<|im_start|>user"]).each()
+    (ids,) = open_engine(STANDARD, recipe)(Texts(["<|im_start|>user"])).each()
     assert (tokenizer.token_to_id("<|im_start|>") in ids) is recipe.recognises_special
 
 
@@ -315,4 +315,4 @@ def test_what_is_made_before_the_proof_ends_counts_only_if_it_holds(recipe):
 def test_words_are_counted_as_the_pattern_finds_them():
     texts = [*proof_texts(), "", " ", "a", " a  b\t\nc ", "\u202f\u00a0 x"]
     for some in (texts, *([text] for text in texts), []):
-        assert count_words(some) == sum(len(WORD.findall(text)) for text in some)
+        assert count_words(Texts(some)) == sum(len(WORD.findall(text)) for text in some)

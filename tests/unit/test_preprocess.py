@@ -392,7 +392,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_left(tmp_path, command, workers)
 
 def test_an_output_folder_that_cannot_be_made_is_an_error(tmp_path, recipe):
     source = write_jsonl(tmp_path / "1.jsonl", as_records(TEXTS))
-    with pytest.raises(DataError, match=r"1\.jsonl/x_text_document: stopped: .*1\.jsonl"):
+    with pytest.raises(UserError, match=r"1\.jsonl/x_text_document: .*1\.jsonl is a file; give another prefix"):
         preprocess(recipe, {source / "x": [source]})
 
 

@@ -7,7 +7,8 @@ indexes are merged, the token files get their names, and the folder goes.
 
 Where shards are cut does not show in the result, which is the same whether a run was interrupted or not.
 
-Cost: tokens are written once; those of an interrupted run are read again at the end, for their hash.
+Cost: tokens are written once; those of an interrupted run are read again at the end, for their hash. A thread brings a
+shard to disk while the next one grows, so a run that is killed loses two.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import fcntl
 import json
 import shutil
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +35,7 @@ from megatron_lmt.preprocessing.text_files import Position
 from megatron_lmt.preprocessing.tokenising import Tokens
 
 SHARD_BYTES = 256 << 20
-"""Of text: at 5 MB a second and worker, this is lost when a run is killed. Its index takes some 50 MB of memory."""
+"""Of text: at 5 MB a second and worker, twice this is lost when a run is killed. Its index takes some 50 MB of memory."""
 
 
 def shards_folder(prefix: Path) -> Path:
@@ -63,7 +65,8 @@ def _lock(folder: Path) -> TextIO:
 class Shards:
     """The shards of one source: those of an interrupted run, and those that are added.
 
-    Leaving it by an exception keeps the finished shards; leaving it in order removes all.
+    Leaving it by an exception keeps the finished shards; leaving it in order removes all. `documents`: how many were
+    written until now.
 
     Args:
         prefix: of the token files to be made, in a folder that exists.
@@ -80,6 +83,8 @@ class Shards:
         self._folder = shards_folder(prefix)
         self._all = self._folder / "all"
         self._writing = ExitStack()
+        self._thread = ThreadPoolExecutor(1)
+        self._settling: Future[dict] | None = None
         self._folder.mkdir(exist_ok=True)
         self._lock = _lock(self._folder)
         if manifest_path(prefix).exists():  # since it was looked for
@@ -91,6 +96,8 @@ class Shards:
         self._remove_unfinished()
         self._file = self._open_tokens()
         self._writer: IndexedWriter | None = None
+        self._quarantine: Quarantine | None = None
+        self.documents = sum(marker["counts"]["documents"] for marker in self._finished)
         self.edges = EdgeTokens(vocab_size)
         self._text: Counter[str] = Counter(self._finished[-1]["text"] if self._finished else {"words": 0, "characters": 0})
         if self._finished:
@@ -104,6 +111,8 @@ class Shards:
             ends.callback(self._lock.close)
             ends.callback(self._leave_folder, kind is None)
             ends.callback(self._file.close)
+            ends.callback(self._thread.shutdown)
+            ends.callback(self._settle)
             self._writing.__exit__(kind, error, traceback)
 
     def _leave_folder(self, is_complete: bool) -> None:
@@ -147,20 +156,9 @@ class Shards:
     @property
     def rejected(self) -> dict[str, int]:
         """How many records were rejected until now, by reason."""
-        if self._writer:
+        if self._quarantine:
             return self._quarantine.counts
         return self._finished[-1]["rejected"] if self._finished else {}
-
-    @property
-    def documents(self) -> int:
-        """How many were written until now."""
-        finished = sum(marker["counts"]["documents"] for marker in self._finished)
-        return finished + (self._writer.num_documents if self._writer else 0)
-
-    @property
-    def tokens(self) -> int:
-        """How many were written until now."""
-        return sum(marker["counts"]["tokens"] for marker in self._finished) + (self._tokens if self._writer else 0)
 
     @property
     def text(self) -> dict[str, int]:
@@ -178,7 +176,7 @@ class Shards:
         self._quarantine.add(result.rejected)
         self._writer.add_documents(result.tokens, result.lengths, self._modes)
         self.edges.add(result.tokens, result.lengths)
-        self._tokens += len(result.tokens)
+        self.documents += len(result.lengths)
         self._text.update(words=result.words, characters=result.characters)
         self._text_bytes += result.text_bytes
         self._end = result.end
@@ -186,30 +184,38 @@ class Shards:
             self._finish_shard()
 
     def _begin_shard(self) -> None:
-        shard = self._shard(len(self._finished))
+        shard = self._shard(len(self._finished) + bool(self._settling))
         quarantine = Quarantine(rejected_path(shard), self._max_bad_lines, self.rejected)
         self._quarantine = self._writing.enter_context(quarantine)
         self._writer = self._writing.enter_context(IndexedWriter(shard, self._dtype, bool(self._modes), self._file))
-        self._text_bytes = self._tokens = 0
-
-    def _close_shard(self) -> dict:
-        counts = self._writer.close()
-        self._writing.close()
-        self._writer = None
-        return counts
+        self._text_bytes = 0
 
     def _finish_shard(self) -> None:
-        marker = {"rejected": self.rejected, "end": asdict(self._end), "text": self.text, "counts": self._close_shard()}
-        self.edges.save(self._edges_path(len(self._finished)))
-        write_json_atomically(self._marker(len(self._finished)), marker)
-        self._finished.append(marker)
+        self._settle()
+        number, writer, self._writer = len(self._finished), self._writer, None
+        marker = {"rejected": self.rejected, "end": asdict(self._end), "text": self.text}
+        self.edges.save(self._edges_path(number))
+        self._settling = self._thread.submit(self._bring_to_disk, number, writer, self._writing.pop_all(), marker)
+
+    def _bring_to_disk(self, number: int, writer: IndexedWriter, writing: ExitStack, marker: dict) -> dict:
+        with writing:
+            marker["counts"] = writer.close()
+        write_json_atomically(self._marker(number), marker)
+        return marker
+
+    def _settle(self) -> None:
+        """Wait until the last shard is on disk."""
+        if self._settling:
+            settling, self._settling = self._settling, None
+            self._finished.append(settling.result())
 
     def finish(self) -> dict:
         """Give the token files and the rejected records their names; returns counts and hashes for the manifest."""
-        if self._finished:
+        if self._finished or self._settling:
             whole, counts = self._all, self._merge()
         else:  # a single shard needs neither marker nor merging
-            whole, counts = self._shard(0), self._close_shard()
+            with self._writing:
+                whole, counts = self._shard(0), self._writer.close()
         counts["sha256"] = self._file.sha256()
         for path, unnamed in ((rejected_path, whole), (bin_path, self._all), (idx_path, whole)):
             if path(unnamed).exists():
@@ -219,6 +225,7 @@ class Shards:
     def _merge(self) -> dict:
         if self._writer:
             self._finish_shard()
+        self._settle()
         shards = [self._shard(number) for number in range(len(self._finished))]
         rejected = [rejected_path(shard) for shard in shards if rejected_path(shard).exists()]
         if rejected:

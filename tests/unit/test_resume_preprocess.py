@@ -87,7 +87,7 @@ def interrupt_after(monkeypatch, shards: int, prefix: Path, *arguments) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Shards, "add", add_or_stop)
         preprocess(*arguments)
-    assert len(list(shards_folder(f"{prefix}_text_document").glob("*.json"))) == shards + 1  # and the job
+    assert len(list(shards_folder(f"{prefix}_text_document").glob("*.json"))) == shards + 2  # and the job
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -19,8 +19,11 @@ from pathlib import Path
 from megatron_lmt.files import write_text_atomically
 from megatron_lmt.runtime.job_folder import job_folder
 
-FIRST_TO_END = re.compile(r"^srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,-]+): (?P<how>.*)$", re.MULTILINE)
+TASK_ENDED = re.compile(r"^srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,-]+): (?P<how>.*)$", re.MULTILINE)
 """srun's words about a task; its `how` is "Exited with exit code 1", or the name of a signal."""
+
+LOST_ANOTHER = re.compile(r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|remote process exited")
+"""What a rank says that fails because another one is gone."""
 
 SAID = ".said"
 
@@ -98,10 +101,10 @@ def summary(output_dir: Path, log_of_this_start: str) -> list[str]:
     hung = [each for each in words if each.kind == "hang"]
     if hung:
         return _hang_summary(hung)
-    ended = FIRST_TO_END.search(log_of_this_start)
-    if ended and not ended["how"].startswith("Exited"):
+    killed = _killed_first(words, log_of_this_start)
+    if killed:
         return [
-            f"rank {ended['ranks']} on {ended['node']} ended first: {ended['how']}. It had no time to say why; Killed is "
+            f"rank {killed['ranks']} on {killed['node']} ended first: {killed['how']}. It had no time to say why; Killed is "
             "often the kernel, or Slurm, when memory is short (see dmesg on that node)"
         ]
     if not words:
@@ -109,6 +112,17 @@ def summary(output_dir: Path, log_of_this_start: str) -> list[str]:
     first = words[0]
     others = f" (so did {len(words) - 1} others, later)" if words[1:] else ""
     return [f"rank {first.rank} on {first.host} failed first{others}, in {first.where}:", *first.text.splitlines()]
+
+
+def _killed_first(words: list[LastWords], log: str) -> re.Match | None:
+    """srun's words about a task that a signal ended before all others.
+
+    srun may tell of it late, but then all who say anything say that they lost another one.
+    """
+    ended = list(TASK_ENDED.finditer(log))
+    killed = next((task for task in ended if not task["how"].startswith("Exited")), None)
+    have_lost_one = words and all(LOST_ANOTHER.search(each.text) for each in words)
+    return killed if killed and (killed is ended[0] or have_lost_one) else None
 
 
 def _hang_summary(hung: list[LastWords]) -> list[str]:

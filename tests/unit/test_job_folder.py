@@ -126,6 +126,19 @@ def test_a_rank_that_was_killed_is_named_by_srun(run_dir):
     assert summary(run_dir, log)[0].startswith("rank 2 on node2 ended first: Segmentation fault.")
 
 
+def test_a_rank_that_was_killed_is_named_though_srun_tells_of_others_before(run_dir):
+    for rank in (0, 1, 3):
+        write(
+            run_dir,
+            words(rank, "error", "iteration 7: data", 20.0 + rank, "RuntimeError: Read error: Connection reset by peer"),
+        )
+    log = (
+        "srun: error: node1: tasks 0-1: Exited with exit code 1\nsrun: launch/slurm: _step_signal: Terminating StepId=3.0\n"
+        "srun: error: node2: task 2: Killed\nsrun: error: node2: task 3: Exited with exit code 1\n"
+    )
+    assert summary(run_dir, log)[0].startswith("rank 2 on node2 ended first: Killed.")
+
+
 def test_ranks_of_a_hang_are_grouped_by_where_they_are(run_dir):
     for rank in (0, 1, 2):
         write(run_dir, words(rank, "hang", "iteration 7: forward and backward", 5.0 + rank, "File step.py"))

@@ -44,8 +44,9 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
 
 
 def _unused_id(added: list[dict], model: bytes) -> int:
-    """Not far above those of the added tokens: gigatoken reserves memory for all below."""
-    first = 1 + max((token["id"] for token in added), default=0)
+    """Not far above all others: gigatoken reserves memory for those below, and each that is tried is sought in 10 MB."""
+    pieces = model.count(b'":')  # and some keys
+    first = max([pieces, *(1 + token["id"] for token in added)])
     return next(number for number in count(first) if str(number).encode() not in model)
 
 

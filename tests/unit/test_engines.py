@@ -202,6 +202,24 @@ def test_the_model_may_stand_anywhere_in_the_definition(place, recipe, tmp_path,
     assert differing(there, right, GIGATOKEN, [*proof_texts(), 'x a "model": b y']) == 0
 
 
+@pytest.mark.parametrize("first", [0, 50_000])
+def test_an_id_is_found_soon_where_added_tokens_come_first(first):
+    """As in the tokenizers of BLOOM and Falcon; to seek each id of the model in it took minutes."""
+
+    class Model(bytes):
+        sought = 0
+
+        def __contains__(self, part):
+            self.sought += 1
+            return super().__contains__(part)
+
+    vocabulary = {f"Brot{number}" if number else "<pad>": number for number in range(50_000)}
+    model = Model(json.dumps({"vocab": vocabulary, "merges": []}, separators=(",", ":")).encode())
+    found = gigatoken_engine._unused_id([{"id": first}], model)
+    assert found not in (first, *vocabulary.values()) and found < 50_100
+    assert model.sought < 10
+
+
 @needs_gigatoken
 def test_ever_new_words_take_no_more_memory(recipe, tokenizer, monkeypatch):
     monkeypatch.setattr(gigatoken_engine, "REMEMBERED_BYTES", 16 << 20)

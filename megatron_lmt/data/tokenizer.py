@@ -15,6 +15,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,11 @@ def _ids(definition: dict) -> dict[str, int]:
 
     It goes by the ids that the file has for added tokens only where these follow the model's own without a gap.
     """
-    model = definition["model"]["vocab"]
-    model = model if isinstance(model, dict) else {piece: number for number, (piece, _) in enumerate(model)}
+    vocabulary = definition["model"]["vocab"]  # a list may have a piece twice, and both count
+    model = vocabulary if isinstance(vocabulary, dict) else {piece: number for number, (piece, _) in enumerate(vocabulary)}
     added: dict[str, int] = {}
-    for token in definition.get("added_tokens", []):
-        next_id = max(len(model), 1 + max(added.values(), default=0))
+    for token in filter(itemgetter("content"), definition.get("added_tokens", [])):  # an empty one gets no id
+        next_id = max(len(vocabulary), 1 + max(added.values(), default=0))
         added.setdefault(token["content"], model.get(token["content"], next_id))
     return model | added
 

@@ -97,11 +97,12 @@ def test_what_is_no_tokenizer_is_named(tmp_path, tiny_tokenizer):
 
 
 def test_ids_of_added_tokens_are_those_that_the_library_gives_them(tiny_tokenizer, tmp_path):
-    """Whatever ids the file has: far ones, twice the same, those of other tokens, tokens of the model among them."""
+    """Whatever ids the file has: far ones, twice the same, those of other tokens, tokens of the model, an empty one."""
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     token, words, chosen = definition["added_tokens"][0], list(definition["model"]["vocab"]), random.Random(0)
     for number in range(50):
-        names = ["<|endoftext|>", *(chosen.choice([f"<{chosen.randint(0, 3)}>", chosen.choice(words)]) for _ in range(5))]
+        names = [f"<{chosen.randint(0, 3)}>" if chosen.random() < 0.5 else chosen.choice(words) for _ in range(5)]
+        names += ["<|endoftext|>", *[""] * (number % 2)]
         chosen.shuffle(names)
         definition["added_tokens"] = [{**token, "content": name, "id": chosen.randint(0, 2 * len(words))} for name in names]
         folder = tmp_path / str(number)
@@ -110,3 +111,12 @@ def test_ids_of_added_tokens_are_those_that_the_library_gives_them(tiny_tokenize
         theirs = FastTokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
         assert hf(folder).vocab_size == max(theirs.values()) + 1
         assert hf(folder).eod == theirs["<|endoftext|>"]
+
+
+def test_a_piece_that_a_model_has_twice_counts_twice(tiny_tokenizer, tmp_path):
+    definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    definition["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1], ["b", -2], ["a", -3]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    theirs = FastTokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    assert hf(tmp_path).eod == theirs["<|endoftext|>"] == 3
+    assert hf(tmp_path).vocab_size == max(theirs.values()) + 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -67,17 +67,21 @@ class Tokenizer(ABC):
         """Names everything that decides which ids a text gets, and nothing else; equal on every machine."""
 
 
-def load_tokenizer(tokenizer_type: str, model: Path) -> Tokenizer:
+def load_tokenizer(tokenizer_type: str, model: Path, for_text: bool = True) -> Tokenizer:
     """Open a tokenizer.
 
     Args:
         tokenizer_type: "HuggingFaceTokenizer" or "SentencePieceTokenizer".
         model: for the former a folder with tokenizer.json, for the latter a .model file.
+        for_text: False: only its identity, size and eod will be asked for; these are known before a library is open.
     Raises:
         ConfigError: another type.
         DataError: it is not there, or not of this type.
     """
-    types = {"HuggingFaceTokenizer": HuggingFaceTokenizer, "SentencePieceTokenizer": SentencePieceTokenizer}
+    types = {
+        "HuggingFaceTokenizer": partial(HuggingFaceTokenizer, for_text=for_text),
+        "SentencePieceTokenizer": SentencePieceTokenizer,
+    }
     if tokenizer_type not in types:
         raise ConfigError(f"tokenizer type {tokenizer_type!r}: there are {' and '.join(types)}")
     if not Path(model).exists():
@@ -89,13 +93,17 @@ class HuggingFaceTokenizer(Tokenizer):
     """A fast tokenizer: a folder with tokenizer.json. Not for several threads at once.
 
     What it is, its identity, size and eod, is read from its files; the library is opened for texts and tokens.
+
+    Args:
+        folder: with tokenizer.json.
+        for_text: open the library.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, for_text: bool = True):
         self._folder, self._file = folder, definition_file(folder)
+        self._fast = self._open() if for_text else None
 
-    @cached_property
-    def _fast(self):
+    def _open(self):
         from tokenizers import Tokenizer as FastTokenizer
 
         try:

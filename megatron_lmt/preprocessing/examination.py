@@ -93,7 +93,7 @@ def describe(recipe: Recipe) -> dict:
     Raises:
         UserError: the tokenizer is not there, not of this type, or has no end-of-document token and needs one.
     """
-    return description(recipe, load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model))
+    return description(recipe, load_tokenizer(recipe.tokenizer_type, recipe.tokenizer_model, for_text=False))
 
 
 def right_ids(recipe: Recipe, sources: list[list[Input]]) -> Trial:

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import random
+import shutil
 import unicodedata
 from collections import Counter
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ from megatron_lmt.preprocessing.engines import (
     STANDARD,
     choose_engine,
     may_be_gigatoken,
+    open_early,
     open_engine,
     trial,
 )
@@ -93,6 +95,15 @@ def test_ids_are_those_of_auto_tokenizer_on_60_languages(tiny_tokenizer, sample_
     for code, some in texts.items():
         expected = reference(some, add_special_tokens=False, split_special_tokens=True).input_ids
         assert [ids.tolist() for ids in encode(Texts(some)).each()] == expected, code
+
+
+def test_processes_that_are_forked_share_what_is_open(tmp_path, tiny_tokenizer):
+    """Nothing of the tokenizer is left to be opened by each of them."""
+    folder = shutil.copytree(tiny_tokenizer, tmp_path / "tokenizer")
+    assert open_early((STANDARD,), Recipe("HuggingFaceTokenizer", folder)) == STANDARD
+    shutil.rmtree(folder)
+    encode = engines.open_engine_once(Recipe("HuggingFaceTokenizer", folder), STANDARD)
+    assert encode(Texts(["Wasser"])).lengths[0] > 0
 
 
 def test_proof_texts_hold_every_script_and_space(sample_data):

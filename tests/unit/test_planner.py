@@ -11,6 +11,7 @@ from megatron_lmt.data.mixture import Mixture
 from megatron_lmt.data.planner import add_targets, aggregate, by_group, by_language, by_pair, plan_rows, warnings
 from megatron_lmt.data.repetition import Targets, repetitions
 from megatron_lmt.data.tokenizer import load_tokenizer
+from megatron_lmt.errors import UserError
 from megatron_lmt.languages import directions
 from megatron_lmt.preflight import check_data
 from megatron_lmt.preprocessing.preprocess import preprocess
@@ -106,3 +107,14 @@ def test_the_command_prints_tables_and_writes_json_and_a_picture(tiny_run, tmp_p
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     refused = subprocess.run([*command, "data.mixture.mono.weight=-1"], capture_output=True, text=True)
     assert refused.returncode == 2 and "data.mixture.mono.weight" in refused.stderr
+
+
+def test_a_broken_tokenizer_hides_no_other_problem(tiny_run):
+    folder = tiny_run.parent / "tokenizer"
+    folder.unlink()  # a link to what other tests use
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError) as error:
+        check_data(load_run(tiny_run, ["data.mixture.mono.path=absent/{language}"]))
+    assert sum("absent/" in problem for problem in error.value.problems) == 3
+    assert "tokenizer.json: not " in error.value.problems[0]

@@ -160,8 +160,10 @@ def test_what_is_not_a_tokenizer_is_named_with_the_fix(tiny_tokenizer, tmp_path)
     ]
     for tokenizer_type, path, reason in cases:
         with pytest.raises(DataError, match=reason) as error:
-            load_tokenizer(tokenizer_type, path).identity()
+            load_tokenizer(tokenizer_type, path)
         assert str(path) in str(error.value)
+        with pytest.raises(DataError, match=reason):
+            load_tokenizer(tokenizer_type, path, for_text=False).identity()
     with pytest.raises(ConfigError, match="'GPT2BPETokenizer': there are HuggingFaceTokenizer and"):
         load_tokenizer("GPT2BPETokenizer", tiny_tokenizer)
 

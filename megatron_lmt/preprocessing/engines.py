@@ -157,7 +157,8 @@ def _difference(recipe: Recipe, right: Trial) -> str | None:
         texts = list(compress(right.texts.each, known))
         found = encode(Texts(texts)).each()
     except Exception as error:  # it says in many ways what it cannot do
-        return f"it cannot be used with {recipe.tokenizer_model} ({error})"
+        why = str(error).partition("\n")[0]  # where in its own source comes behind
+        return f"it cannot be used with {recipe.tokenizer_model} ({why})"
     expected = compress(right.encoded.each(), known)
     wrong = [text for text, *ids in zip(texts, found, expected, strict=True) if not np.array_equal(*ids)]
     return f"it gives other ids than Hugging Face's library for {wrong[0]!r:.80}" if wrong else None

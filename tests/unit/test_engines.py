@@ -251,7 +251,10 @@ def test_gigatoken_is_left_where_it_cannot_open_the_tokenizer(tmp_path, tiny_tok
     definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     definition["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|\P{L}"
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-    assert choose(AUTO, Recipe("HuggingFaceTokenizer", tmp_path), []) == STANDARD
+    recipe = Recipe("HuggingFaceTokenizer", tmp_path)
+    assert choose(AUTO, recipe, []) == STANDARD
+    with pytest.raises(ConfigError, match=r"cannot be used with .*pre_tokenizer.*\); leave it out$"):  # one line
+        choose(GIGATOKEN, recipe, [])
 
 
 @needs_gigatoken

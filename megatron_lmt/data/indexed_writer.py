@@ -30,7 +30,8 @@ class TokensFile:
 
     def __init__(self, path: Path, start: int = 0):
         self._path = path
-        self._file = open(path, "r+b" if start else "wb")
+        path.touch()  # one that is missing has too few bytes, too
+        self._file = open(path, "r+b")
         found = self._file.seek(0, os.SEEK_END)
         if found < start:
             self._file.close()

@@ -65,8 +65,8 @@ def _lock(folder: Path) -> TextIO:
 class Shards:
     """The shards of one source: those of an interrupted run, and those that are added.
 
-    Leaving it by an exception keeps the finished shards; leaving it in order removes all. `documents`: how many were
-    written until now.
+    Leaving it by an exception keeps the finished shards, if any has a document; leaving it in order removes all.
+    `documents`: how many were written until now.
 
     Args:
         prefix: of the token files to be made, in a folder that exists.
@@ -117,8 +117,9 @@ class Shards:
 
     def _leave_folder(self, is_complete: bool) -> None:
         self._remove_unfinished()
+        has_documents = any(marker["counts"]["documents"] for marker in self._finished)
         # token files that have their names, but no manifest yet, can be gone on with only if the folder stays
-        if is_complete or not (self._finished or bin_path(self._prefix).exists()):
+        if is_complete or not (has_documents or bin_path(self._prefix).exists()):
             shutil.rmtree(self._folder)
 
     def _read_markers(self) -> list[dict]:

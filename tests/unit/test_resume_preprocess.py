@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,16 @@ def test_tokens_that_are_missing_are_not_gone_on_with(tmp_path, recipe, small, m
     jobs = {tmp_path / "x": inputs}
     interrupt_after(monkeypatch, 3, tmp_path / "x", recipe, jobs, 1, 100)
     file = shards_folder(tmp_path / "x_text_document") / "all.bin"
-    os.truncate(file, 100)
-    with pytest.raises(DataError, match=r"shards/all\.bin: 100 bytes, but .* were written; delete .*shards and begin anew"):
-        preprocess(recipe, jobs, 1, 100, resume=True)
+    for found, lose in ((100, partial(os.truncate, file, 100)), (0, file.unlink)):
+        lose()
+        message = rf"shards/all\.bin: {found} bytes, but .* were written; delete .*shards and begin anew"
+        with pytest.raises(DataError, match=message):
+            preprocess(recipe, jobs, 1, 100, resume=True)
+
+
+def test_nothing_is_left_where_all_is_rejected(tmp_path, recipe, small):
+    """So that the next run may read another key."""
+    inputs = write_text(tmp_path, 300)
+    with pytest.raises(DataError, match="no document in it that can be used .*; nothing was written"):
+        preprocess(replace(recipe, json_keys=("content",)), {tmp_path / "out/x": inputs}, 1, 300)
+    assert not list((tmp_path / "out").iterdir())

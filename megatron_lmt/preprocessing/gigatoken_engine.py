@@ -40,7 +40,16 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
     if not recipe.recognises_special:  # then they are text like any other
         added = [token for token in added if not token["special"]]
     encode = _Gigatoken(orjson.dumps({**definition, "added_tokens": [*added, token]}).removesuffix(b"}") + model, end)
-    return encode, KnownCharacters(nfc=definition.get("normalizer") is not None, never=END_OF_TEXT)
+    nfc = definition.get("normalizer") is not None
+    return encode, KnownCharacters(nfc, never=END_OF_TEXT, only_nfc=nfc and any(map(_may_come_of_nfc, added)))
+
+
+def _may_come_of_nfc(token: dict) -> bool:
+    """Whether an added token may be found in normalised text where it is not in the text itself, or the reverse.
+
+    The libraries differ in which of both they search. (The Kelvin sign, a Greek question mark and accent become ASCII.)
+    """
+    return token["normalized"] or not token["content"].isascii() or not set("K;`").isdisjoint(token["content"])
 
 
 def _unused_id(added: list[dict], model: bytes) -> int:

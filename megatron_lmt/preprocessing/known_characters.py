@@ -38,10 +38,11 @@ class KnownCharacters:
     Args:
         nfc: the tokenizer normalises text to NFC.
         never: a character that never counts as known.
+        only_nfc: a text that is not in NFC does not count as known.
     """
 
-    def __init__(self, nfc: bool, never: str = ""):
-        self._nfc, self._never = nfc, never
+    def __init__(self, nfc: bool, never: str = "", only_nfc: bool = False):
+        self._nfc, self._never, self._only_nfc = nfc, never, only_nfc
         self._known = np.zeros(CODE_POINTS, bool)
         self._known[SURROGATES] = True  # no text has these, only UTF-16
 
@@ -54,7 +55,10 @@ class KnownCharacters:
         new = np.flatnonzero(seen)
         self._known[new] = [self._is_known(chr(code)) for code in new]
         unknown = frozenset(map(chr, new[~self._known[new]]))
-        return np.array([not unknown or unknown.isdisjoint(text) for text in texts.each], bool)
+        known = np.array([not unknown or unknown.isdisjoint(text) for text in texts.each], bool)
+        if self._only_nfc:
+            known &= np.array([unicodedata.is_normalized("NFC", text) for text in texts.each], bool)
+        return known
 
     def _not_known(self, codes: np.ndarray) -> np.ndarray:
         known = self._known.take(codes)

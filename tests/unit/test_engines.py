@@ -188,6 +188,22 @@ def test_gigatoken_is_equal_with_nfc_too(like_qwen, loss_keys):
     assert choose(AUTO, recipe, texts) == GIGATOKEN
 
 
+@needs_gigatoken
+@pytest.mark.parametrize("normalized", [True, False])
+def test_added_tokens_that_come_of_nfc_are_found_as_the_library_finds_them(like_qwen, normalized):
+    """As where words of a language were added to the vocabulary, and its text is decomposed."""
+    definition = json.loads((like_qwen / "tokenizer.json").read_text())
+    token = {**definition["added_tokens"][-1], "normalized": normalized}
+    words = ["Wässer", "Kilo", "<é>"]
+    definition["added_tokens"] += [token | {"id": 513 + number, "content": word} for number, word in enumerate(words)]
+    (like_qwen / "tokenizer.json").write_text(json.dumps(definition))
+    recipe = Recipe("HuggingFaceTokenizer", like_qwen)
+    tokenizer = load_tokenizer("HuggingFaceTokenizer", like_qwen)
+    texts = [*words, *(unicodedata.normalize("NFD", word) for word in words), "\u212ailo", "Kilo\u0301", "Wässer\u0301"]
+    assert choose(AUTO, recipe, texts) == GIGATOKEN
+    assert differing(recipe, tokenizer, GIGATOKEN, texts) == 0
+
+
 @pytest.mark.parametrize("beyond", [0, 0x10000], ids=["16 bits", "more"])
 def test_a_new_character_is_found_among_known_ones(beyond):
     new = next(chr(code) for code in range(beyond, 0x30000) if not is_settled(chr(code)))

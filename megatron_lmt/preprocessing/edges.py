@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_lmt.files import flush_to_disk
+
 SHOWN = 20
 
 
@@ -37,6 +39,7 @@ class EdgeTokens:
 
     def save(self, path: Path) -> None:
         np.save(path, self._counts)
+        flush_to_disk(path)
 
     def load(self, path: Path) -> None:
         self._counts = np.load(path)

@@ -35,11 +35,11 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
     if definition.get("normalizer") not in (None, {"type": "NFC"}):
         raise ValueError(f"its normalizer is {definition['normalizer']}; NFC and none are known to be the same")
     end = _unused_id(added, model)
-    token = {"id": end, "content": END_OF_TEXT, "special": True, "normalized": False}
-    token |= {"single_word": False, "lstrip": False, "rstrip": False}
+    separator = {"id": end, "content": END_OF_TEXT, "special": True, "normalized": False}
+    separator |= {"single_word": False, "lstrip": False, "rstrip": False}
     if not recipe.recognises_special:  # then they are text like any other
         added = [token for token in added if not token["special"]]
-    encode = _Gigatoken(orjson.dumps({**definition, "added_tokens": [*added, token]}).removesuffix(b"}") + model, end)
+    encode = _Gigatoken(orjson.dumps({**definition, "added_tokens": [*added, separator]}).removesuffix(b"}") + model, end)
     nfc = definition.get("normalizer") is not None
     return encode, KnownCharacters(nfc, never=END_OF_TEXT, only_nfc=nfc and any(map(_may_come_of_nfc, added)))
 

@@ -248,6 +248,23 @@ def test_an_id_is_found_soon_where_added_tokens_come_first(first):
 
 
 @needs_gigatoken
+def test_no_id_of_the_model_is_taken_for_what_parts_texts(recipe, tmp_path, tiny_tokenizer):
+    """Whichever id a piece of the model has beyond a gap."""
+    definition = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    vocabulary = definition["model"]["vocab"]
+    piece = max((piece for piece in vocabulary if piece.isascii() and piece.isalpha()), key=len)
+    definition["added_tokens"] = []
+    there = dataclasses.replace(recipe, tokenizer_model=tmp_path)
+    for beyond in range(40):
+        vocabulary[piece] = len(vocabulary) + beyond
+        (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+        engines.forget_engines()
+        right = load_tokenizer("HuggingFaceTokenizer", tmp_path)
+        assert vocabulary[piece] in right.encode(f"a {piece}{piece} {piece}")
+        assert differing(there, right, GIGATOKEN, [f"a {piece}{piece} {piece}", piece]) == 0
+
+
+@needs_gigatoken
 def test_ever_new_words_take_no_more_memory(recipe, tokenizer, monkeypatch):
     monkeypatch.setattr(gigatoken_engine, "REMEMBERED_BYTES", 16 << 20)
     chosen = random.Random(1)

@@ -9,6 +9,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,10 @@ import numpy as np
 from megatron_lmt.data.indexed import DTYPES, HEADER, LOSS, MAGIC, VERSION, bin_path, existing_files, idx_path
 from megatron_lmt.errors import DataError
 from megatron_lmt.files import file_sha256
+
+
+FLUSHED_BYTES = 16 << 20
+"""So many tokens are brought to disk at once, by a thread: at the end little is left to wait for."""
 
 
 class TokensFile:
@@ -38,14 +43,27 @@ class TokensFile:
             raise DataError(f"{path}: {found:,} bytes, but {start:,} were written; delete {path.parent} and begin anew")
         self._file.truncate(self._file.seek(start))
         self._hash = None if start else hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._flushing: Future | None = None
+        self._unflushed = 0
 
     def write(self, content: np.ndarray) -> None:
         self._file.write(content)
         if self._hash:
             self._hash.update(content)
+        self._unflushed += content.nbytes
+        if self._unflushed >= FLUSHED_BYTES and (not self._flushing or self._flushing.done()):
+            self._check_flushed()
+            self._flushing, self._unflushed = self._thread.submit(_flush_to_disk, self._file), 0
 
     def flush_to_disk(self) -> None:
+        self._check_flushed()
         _flush_to_disk(self._file)
+
+    def _check_flushed(self) -> None:
+        """Wait for the thread; a disk tells of an error once, and who asks again is not told."""
+        if self._flushing:
+            self._flushing.result()
 
     def sha256(self) -> str:
         """Of what was written, which is read for that if it was gone on with."""
@@ -55,6 +73,7 @@ class TokensFile:
         return file_sha256(self._path)
 
     def close(self) -> None:
+        self._thread.shutdown()
         self._file.close()
 
 

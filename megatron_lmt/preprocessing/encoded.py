@@ -8,6 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+END_OF_TEXT = "\uffff"
+"""It is no character of Unicode, but a text may have it nevertheless."""
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -17,8 +20,8 @@ class Texts:
 
     @cached_property
     def joined(self) -> str:
-        """A newline before each."""
-        return "\n".join(["", *self.each])
+        """END_OF_TEXT behind each."""
+        return END_OF_TEXT.join([*self.each, ""])
 
     @cached_property
     def utf16(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import regex
 
-from megatron_lmt.preprocessing.encoded import Texts
+from megatron_lmt.preprocessing.encoded import END_OF_TEXT, Texts
 
 CODE_POINTS = 0x110000
 SURROGATES = slice(0xD800, 0xE000)
@@ -35,37 +35,44 @@ def is_settled(letter: str) -> bool:
 class KnownCharacters:
     """Tells texts of which the libraries treat all characters alike; each is looked up once, a megabyte takes 1 ms.
 
+    A text with END_OF_TEXT in it does not count as known.
+
     Args:
         nfc: the tokenizer normalises text to NFC.
-        never: a character that never counts as known.
         only_nfc: a text that is not in NFC does not count as known.
     """
 
-    def __init__(self, nfc: bool, never: str = "", only_nfc: bool = False):
-        self._nfc, self._never, self._only_nfc = nfc, never, only_nfc
+    def __init__(self, nfc: bool, only_nfc: bool = False):
+        self._nfc, self._only_nfc = nfc, only_nfc
         self._known = np.zeros(CODE_POINTS, bool)
         self._known[SURROGATES] = True  # no text has these, only UTF-16
+        self._known[ord(END_OF_TEXT)] = True
 
     def __call__(self, texts: Texts) -> np.ndarray:
         """bool [texts]: whether all characters of each are known."""
-        doubtful = [self._not_known(codes) for codes in (texts.utf16, _beyond_16_bits(texts.utf16))]
-        seen = np.zeros(CODE_POINTS, bool)  # twenty times as fast as to sort those of a first chunk
-        for codes in doubtful:
-            seen[codes] = True
-        new = np.flatnonzero(seen)
-        self._known[new] = [self._is_known(chr(code)) for code in new]
-        unknown = frozenset(map(chr, new[~self._known[new]]))
-        known = np.array([not unknown or unknown.isdisjoint(text) for text in texts.each], bool)
+        unknown = set(self._unknown_of(texts.utf16) + self._unknown_of(_beyond_16_bits(texts.utf16)))
+        if np.count_nonzero(texts.utf16 == ord(END_OF_TEXT)) > len(texts.each):
+            unknown.add(END_OF_TEXT)
+        known = np.ones(len(texts.each), bool)
+        if unknown:
+            known &= np.array([unknown.isdisjoint(text) for text in texts.each], bool)
         if self._only_nfc:
             known &= np.array([unicodedata.is_normalized("NFC", text) for text in texts.each], bool)
         return known
 
-    def _not_known(self, codes: np.ndarray) -> np.ndarray:
+    def _unknown_of(self, codes: np.ndarray) -> list[str]:
+        """The characters among these that are not known, after a look at the new ones."""
         known = self._known.take(codes)
-        return codes[:0] if known.all() else codes[~known]
+        if known.all():
+            return []
+        seen = np.zeros(CODE_POINTS, bool)  # twenty times as fast as to sort those of a first chunk
+        seen[codes[~known]] = True
+        new = np.flatnonzero(seen)
+        self._known[new] = [self._is_known(chr(code)) for code in new]
+        return list(map(chr, new[~self._known[new]]))
 
     def _is_known(self, letter: str) -> bool:
-        return letter != self._never and is_settled(letter) and not (self._nfc and is_normalised_otherwise(letter))
+        return is_settled(letter) and not (self._nfc and is_normalised_otherwise(letter))
 
 
 def _beyond_16_bits(units: np.ndarray) -> np.ndarray:

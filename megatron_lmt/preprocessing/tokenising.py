@@ -14,14 +14,14 @@ from itertools import islice
 
 import numpy as np
 
-from megatron_lmt.preprocessing.encoded import Texts
+from megatron_lmt.preprocessing.encoded import END_OF_TEXT, Texts
 from megatron_lmt.preprocessing.engines import open_engine_once
 from megatron_lmt.preprocessing.inputs import Input
 from megatron_lmt.preprocessing.parsing import Rejected, read_texts, records_of, rejected
 from megatron_lmt.preprocessing.recipe import Recipe
 from megatron_lmt.preprocessing.text_files import Chunk, Position, read_chunks
 
-WORD = re.compile(r"[^ \t\n]+")
+WORD = re.compile(rf"[^ \t\n{END_OF_TEXT}]+")
 """No-break spaces do not part words: U+202F joins a suffix to its word in Inner Mongolian."""
 
 MOST_TRIED_SOURCES, TRIED_TEXT = 64, 1 << 17
@@ -85,8 +85,8 @@ def tokenise(settings: Settings, chunk: Chunk) -> Tokens:
 def count_words(texts: Texts) -> int:
     """As many as `WORD` finds, thirty times as fast."""
     units = texts.utf16
-    spaces = (units == ord(" ")) | (units == ord("\t")) | (units == ord("\n"))
-    return int(np.count_nonzero(spaces[:-1] > spaces[1:]))
+    spaces = (units == ord(" ")) | (units == ord("\t")) | (units == ord("\n")) | (units == ord(END_OF_TEXT))
+    return int(np.count_nonzero(spaces[1:] > spaces[:-1]))
 
 
 def first_texts(recipe: Recipe, sources: list[list[Input]]) -> Iterator[str]:

@@ -20,6 +20,7 @@ BASE = [
     "sentencepiece",
     "pydantic>=2.7,<3",
     "regex",
+    "xxhash",
     "tqdm",
     "zstandard",
     "tensorboard",

@@ -30,7 +30,7 @@ from benchmarks.preprocess_text import write_text
 from megatron_lmt.data.indexed import bin_path, idx_path
 from megatron_lmt.errors import ConfigError, DataError, UserError, run_command
 from megatron_lmt.files import write_json_atomically
-from megatron_lmt.preprocessing.inputs import sha256_of
+from megatron_lmt.preprocessing.inputs import xxh128_of
 from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def _timed(command: list[str], folder: Path = REPOSITORY) -> dict:
 
 def _hashes(out: Path, ending: str) -> list[str]:
     """Of both token files, which are deleted with what is beside them."""
-    hashes = [sha256_of(path(Path(f"{out}{ending}"))) for path in (bin_path, idx_path)]
+    hashes = [xxh128_of(path(Path(f"{out}{ending}"))) for path in (bin_path, idx_path)]
     for path in out.parent.glob(f"{out.name}{ending}.*"):
         path.unlink()
     return hashes

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 BLOCK = 1 << 20
 
 
@@ -57,7 +59,15 @@ def no_folder(path: Path) -> str:
 
 def file_sha256(path: Path) -> str:
     """As `sha256sum` prints it. About 2 GB/s on one core with SHA instructions."""
-    digest = hashlib.sha256()
+    return _digest_of(path, hashlib.sha256())
+
+
+def file_xxh128(path: Path) -> str:
+    """XXH3 with 128 bits, as `xxh128sum` prints it. As fast as memory is read: it finds damage, not malice."""
+    return _digest_of(path, xxhash.xxh3_128())
+
+
+def _digest_of(path: Path, digest: Any) -> str:
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)

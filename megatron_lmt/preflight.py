@@ -302,7 +302,7 @@ def _identity(run: RunConfig, shape: ModelShape, tokenizer: Tokenizer, plan: Pla
         "tokenizer": tokenizer.identity(),
         "phases": {
             f"sample {phase.start_sample}": {
-                source.name: {"weight": weight, "sha256": read_manifest(source.prefix)["sha256"]}
+                source.name: {"weight": weight, "xxh128": read_manifest(source.prefix)["xxh128"]}
                 for source, weight in zip(plan.sources, phase.weights, strict=True)
                 if weight
             }

@@ -5,7 +5,6 @@ Cost: 4 bytes for a sequence and 8 for a document are kept, and at the end 24 mo
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import xxhash
 
 from megatron_lmt.data.indexed import DTYPES, HEADER, LOSS, MAGIC, VERSION, bin_path, existing_files, idx_path
 from megatron_lmt.errors import DataError
-from megatron_lmt.files import file_sha256
-
+from megatron_lmt.files import file_xxh128
 
 FLUSHED_BYTES = 16 << 20
 """So many tokens are brought to disk at once, by a thread: at the end little is left to wait for."""
@@ -42,7 +41,7 @@ class TokensFile:
             self._file.close()
             raise DataError(f"{path}: {found:,} bytes, but {start:,} were written; delete {path.parent} and begin anew")
         self._file.truncate(self._file.seek(start))
-        self._hash = None if start else hashlib.sha256()
+        self._hash = None if start else xxhash.xxh3_128()
         self._thread = ThreadPoolExecutor(1)
         self._flushing: Future | None = None
         self._unflushed = 0
@@ -65,12 +64,12 @@ class TokensFile:
         if self._flushing:
             self._flushing.result()
 
-    def sha256(self) -> str:
+    def xxh128(self) -> str:
         """Of what was written, which is read for that if it was gone on with."""
         if self._hash:
             return self._hash.hexdigest()
         self._file.flush()
-        return file_sha256(self._path)
+        return file_xxh128(self._path)
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -177,10 +176,10 @@ class IndexedWriter:
             "dtype": self._dtype.name,
             "bin_bytes": tokens * self._dtype.itemsize,
             "idx_bytes": index_bytes,
-            "idx_sha256": index_hash,
+            "idx_xxh128": index_hash,
         }
         if self._has_bin:
-            counts["sha256"] = self._tokens.sha256()
+            counts["xxh128"] = self._tokens.xxh128()
         if self._modes is not None:
             learnt = np.frombuffer(self._modes, dtype=np.int8) == LOSS
             counts["loss_tokens"] = int(lengths[learnt].sum(dtype=np.int64))
@@ -205,8 +204,8 @@ def index_header(dtype: np.dtype, sequences: int, documents: int) -> bytes:
 
 
 def write_parts(path: Path, parts: Iterable[bytes | array | np.ndarray]) -> tuple[int, str]:
-    """Write a file part by part and make sure it is on disk; returns its size in bytes and its sha256."""
-    digest = hashlib.sha256()
+    """Write a file part by part and make sure it is on disk; returns its size in bytes and its hash."""
+    digest = xxhash.xxh3_128()
     with open(path, "wb") as file:
         for part in parts:
             file.write(part)

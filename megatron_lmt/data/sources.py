@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_lmt.data.indexed import IndexedReader, read_manifest
+from megatron_lmt.data.indexed import IndexedReader, manifest_path, read_manifest
 from megatron_lmt.errors import DataError
 
 
@@ -22,6 +22,11 @@ def open_source(name: str, prefix: Path, tokenizer_identity: str | None) -> Inde
     """
     reader = IndexedReader(prefix)
     manifest = read_manifest(prefix)
+    if "xxh128" not in manifest:
+        raise DataError(
+            f"source {name}: {manifest_path(prefix)} does not say xxh128, as those of earlier versions; make the files "
+            "again with tools/preprocess_data.py"
+        )
     if tokenizer_identity and manifest["tokenizer"]["identity"] != tokenizer_identity:
         raise DataError(
             f"source {name}: {prefix} was made with tokenizer {manifest['tokenizer']['identity']}, but the tokenizer "

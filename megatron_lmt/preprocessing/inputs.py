@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import xxhash
+
 from megatron_lmt.errors import ConfigError
-from megatron_lmt.files import file_sha256
+from megatron_lmt.files import file_xxh128
 from megatron_lmt.preprocessing.compression import FORMATS
 from megatron_lmt.preprocessing.hub import hub_name
 from megatron_lmt.preprocessing.pairs import Pairing
@@ -199,12 +200,12 @@ def _sizes(given: Input) -> list[int]:
     return [sum(file.stat().st_size for file in files_of(path)) for path in given.paths]
 
 
-def sha256_of(path: Path) -> str:
-    """Of a folder: of the lines "<sha256>  <name>" of its files, as `sha256sum` prints them."""
+def xxh128_of(path: Path) -> str:
+    """Of a folder: of the lines "<hash>  <name>" of its files, as `xxh128sum` prints them."""
     if path.is_dir():
-        lines = (f"{file_sha256(file)}  {file.relative_to(path)}\n" for file in files_of(path))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    return file_sha256(path)
+        lines = (f"{file_xxh128(file)}  {file.relative_to(path)}\n" for file in files_of(path))
+        return xxhash.xxh3_128_hexdigest("".join(lines).encode())
+    return file_xxh128(path)
 
 
 def _described(given: Input) -> dict:
@@ -214,14 +215,14 @@ def _described(given: Input) -> dict:
 
 
 def describe(inputs: list[Input]) -> list[dict]:
-    """Path, bytes and sha256 of each file, for the manifest; of one on the hub its name."""
+    """Path, bytes and hash of each file, for the manifest; of one on the hub its name."""
     return [
         {**entry, **_hash(given, path)} for given in inputs for path, entry in zip(given.paths, state_of(given), strict=True)
     ]
 
 
 def _hash(given: Input, path: Path) -> dict:
-    return {} if given.kind == "hub" else {"sha256": sha256_of(path)}
+    return {} if given.kind == "hub" else {"xxh128": xxh128_of(path)}
 
 
 def state_of(given: Input) -> list[dict]:
@@ -245,7 +246,7 @@ def state(inputs: list[Input]) -> list[dict]:
 def are_like(inputs: list[Input], described: list[dict]) -> bool:
     """Whether they have the sizes that `describe` saw, in this order, and are read in the same way; quick."""
     return _without(["path"], [entry for given in inputs for entry in state_of(given)]) == _without(
-        ["path", "sha256"], described
+        ["path", "xxh128"], described
     )
 
 

@@ -31,8 +31,8 @@ def merge_indexes(parts: Parts, prefix: Path) -> dict:
     parts = [(part, counts) for part, counts in parts if counts["documents"]]
     for unit in {"documents", "sequences", "tokens", "loss_tokens", "bin_bytes"} & counts.keys():
         counts[unit] = sum(of_part[unit] for _, of_part in parts)
-    size, sha256 = write_parts(idx_path(prefix), _index(parts, counts))
-    return counts | {"idx_bytes": size, "idx_sha256": sha256}
+    size, digest = write_parts(idx_path(prefix), _index(parts, counts))
+    return counts | {"idx_bytes": size, "idx_xxh128": digest}
 
 
 def _index(parts: Parts, total: dict) -> Iterator[bytes | np.ndarray]:

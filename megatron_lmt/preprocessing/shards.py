@@ -217,7 +217,7 @@ class Shards:
         else:  # a single shard needs neither marker nor merging
             with self._writing:
                 whole, counts = self._shard(0), self._writer.close()
-        counts["sha256"] = self._file.sha256()
+        counts["xxh128"] = self._file.xxh128()
         for path, unnamed in ((rejected_path, whole), (bin_path, self._all), (idx_path, whole)):
             if path(unnamed).exists():
                 path(unnamed).rename(path(self._prefix))

@@ -6,11 +6,11 @@ as the disk gives it. Memory is a block at a time, whatever the size of the file
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from tqdm import tqdm
 
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, bin_path, idx_path, manifest_path, read_manifest
@@ -21,7 +21,7 @@ BLOCK = 1 << 20
 """Sequences, documents or tokens looked at together."""
 
 MAKE_AGAIN = "make the files again with tools/preprocess_data.py"
-COUNTS = ("documents", "sequences", "tokens", "dtype", "bin_bytes", "idx_bytes", "sha256", "idx_sha256", "append_eod")
+COUNTS = ("documents", "sequences", "tokens", "dtype", "bin_bytes", "idx_bytes", "xxh128", "idx_xxh128", "append_eod")
 
 
 def bytes_to_read(prefix: Path, full: bool) -> int:
@@ -46,10 +46,10 @@ def verify(prefix: Path, full: bool, tokenizer_identity: str | None, bar: tqdm) 
     reader, index_problems = _open(prefix, manifest, bar)
     problems += index_problems
     if full:
-        problems += _hash_problems(idx_path(prefix), manifest["idx_sha256"], bar)
+        problems += _hash_problems(idx_path(prefix), manifest["idx_xxh128"], bar)
         # without a sound index nobody knows where documents end, but the hash tells whether .bin is whole
         problems += (
-            _content_problems(reader, manifest, bar) if reader else _hash_problems(bin_path(prefix), manifest["sha256"], bar)
+            _content_problems(reader, manifest, bar) if reader else _hash_problems(bin_path(prefix), manifest["xxh128"], bar)
         )
     if problems:
         raise DataError(problems)
@@ -167,7 +167,7 @@ def _first(kind: str, wrong: np.ndarray, start: int) -> Iterator[tuple[str, int]
 def _hash_problems(path: Path, expected: str, bar: tqdm) -> list[str]:
     if not path.is_file():
         return []  # named already
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(4 * BLOCK):
             digest.update(block)
@@ -178,14 +178,14 @@ def _hash_problems(path: Path, expected: str, bar: tqdm) -> list[str]:
 def _digest_problems(path: Path, found: str, expected: str) -> list[str]:
     if found == expected:
         return []
-    return [f"{path}: its sha256 is {found}, its manifest says {expected}: damaged, or another file; {MAKE_AGAIN}"]
+    return [f"{path}: its xxh128 is {found}, its manifest says {expected}: damaged, or another file; {MAKE_AGAIN}"]
 
 
 def _content_problems(reader: IndexedReader, manifest: dict, bar: tqdm) -> list[str]:
     """The hash of .bin, ids outside the vocabulary, and documents without their end; from one reading of the file."""
     path, vocab_size = bin_path(reader.prefix), manifest["tokenizer"]["vocab_size"]
     eod = manifest["tokenizer"]["eod"] if manifest["append_eod"] else None
-    digest, outside, endless, first_endless = hashlib.sha256(), 0, 0, None
+    digest, outside, endless, first_endless = xxhash.xxh3_128(), 0, 0, None
     for tokens, lasts, document in _read_in_order(reader):
         digest.update(tokens)
         bar.update(tokens.nbytes)
@@ -193,7 +193,7 @@ def _content_problems(reader: IndexedReader, manifest: dict, bar: tqdm) -> list[
         if eod is not None and (wrong := tokens[lasts] != eod).any():
             endless += int(np.count_nonzero(wrong))
             first_endless = document + int(wrong.argmax()) if first_endless is None else first_endless
-    problems = _digest_problems(path, digest.hexdigest(), manifest["sha256"])
+    problems = _digest_problems(path, digest.hexdigest(), manifest["xxh128"])
     if outside:
         problems.append(f"{path}: {outside:,} token ids outside the vocabulary of {vocab_size:,}; {MAKE_AGAIN}")
     if endless:

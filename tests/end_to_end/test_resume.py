@@ -119,10 +119,10 @@ def test_a_source_that_was_tokenised_again_is_noticed(folder, whole, tmp_path):
     (moved / "DONE").unlink()
     subprocess.run(["cp", "-r", f"{folder}/tokens/", str(tmp_path / "tokens")], check=True)
     manifest = tmp_path / "tokens/mono.zh_text_document.manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": "of other tokens"}))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "xxh128": "of other tokens"}))
     paths = [f"data.mixture.{group}.path={tmp_path}/tokens/{name}_text_document" for group, name in GROUP_PATHS.items()]
     output = train(folder / "run.toml", 1, f"output_dir={moved}", *paths, code=2)
-    assert "holds another run: phases.sample 0.mono/zh.sha256 = " in output and "of other tokens now" in output
+    assert "holds another run: phases.sample 0.mono/zh.xxh128 = " in output and "of other tokens now" in output
 
 
 def test_a_phase_may_be_added_before_it_begins_and_not_after(folder, whole):

@@ -31,7 +31,7 @@ def test_an_array_job_makes_the_token_files_that_the_run_names(cluster, run_file
     made = {file.name: json.loads(file.read_text()) for file in run_file.parent.glob("tokens/*.manifest.json")}
     assert set(made) == {f"{name}_text_document.manifest.json" for name in names}, logs
     for name, manifest in made.items():
-        assert manifest["sha256"] == json.loads((tiny_tokens / name).read_text())["sha256"]
+        assert manifest["xxh128"] == json.loads((tiny_tokens / name).read_text())["xxh128"]
     assert "task 0 of 4" in logs and "task 3 of 4" in logs
     assert logs.count("\n1 sources") == 3 and logs.count("\n0 sources") == 1  # three sources, four tasks
 

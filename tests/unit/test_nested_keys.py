@@ -141,7 +141,7 @@ def test_the_command_and_a_list(tmp_path, tiny_tokenizer, pairs):
     (tmp_path / "list.toml").write_text(source)
     preprocess(Recipe("HuggingFaceTokenizer", tiny_tokenizer), read_sources(tmp_path / "list.toml", tmp_path))
     manifests = [read_manifest(tmp_path / f"{name}_text_document") for name in "abc"]
-    assert len({manifest["sha256"] for manifest in manifests}) == 1
+    assert len({manifest["xxh128"] for manifest in manifests}) == 1
     assert texts_of(tmp_path / "a", tiny_tokenizer)[0] == "<en2de> {} <de> {}".format(*pairs[0])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 import sentencepiece
+import xxhash
 
 from megatron_lmt.data.indexed import IndexedReader, read_manifest
 from megatron_lmt.data.tokenizer import load_tokenizer
@@ -138,7 +138,7 @@ def test_manifest_describes_the_files(tmp_path, recipe, tokenizer):
     manifest, reader = read_manifest(prefix), IndexedReader(prefix)
     files = [Path(f"{prefix}.{ending}").read_bytes() for ending in ("bin", "idx")]
     assert [manifest["bin_bytes"], manifest["idx_bytes"]] == [len(content) for content in files]
-    assert [manifest["sha256"], manifest["idx_sha256"]] == [hashlib.sha256(content).hexdigest() for content in files]
+    assert [manifest["xxh128"], manifest["idx_xxh128"]] == [xxhash.xxh3_128_hexdigest(content) for content in files]
     assert (manifest["documents"], manifest["tokens"]) == (reader.num_documents, reader.num_tokens)
     assert manifest["dtype"] == "uint16" and manifest["sequences"] == 5 and "loss_tokens" not in manifest
     assert manifest["tokenizer"] == {
@@ -147,8 +147,8 @@ def test_manifest_describes_the_files(tmp_path, recipe, tokenizer):
         "vocab_size": tokenizer.vocab_size,
         "eod": tokenizer.eod,
     }
-    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-    assert manifest["inputs"] == [{"path": str(source), "bytes": source.stat().st_size, "sha256": sha256}]
+    xxh128 = xxhash.xxh3_128_hexdigest(source.read_bytes())
+    assert manifest["inputs"] == [{"path": str(source), "bytes": source.stat().st_size, "xxh128": xxh128}]
     assert (manifest["append_eod"], manifest["json_keys"], manifest["loss_keys"]) == (True, ["text"], [])
     assert set(manifest["versions"]) == {"megatron_lmt", "tokenizers", "sentencepiece", "python"}
 

@@ -82,7 +82,7 @@ def test_each_way_gives_the_same_documents(tmp_path, recipe, tiny_tokenizer, mon
     (manifest,) = preprocess(recipe, {tmp_path / "o": inputs(way, tmp_path, PAIRS)})
     assert texts_of(tmp_path / "o", tiny_tokenizer) == [f"<en2de> {a} <de> {b}" for a, b in PAIRS]
     assert {entry["direction"] for entry in manifest["inputs"]} == {"en-de"}
-    assert all(len(entry["sha256"]) == 64 for entry in manifest["inputs"])
+    assert all(len(entry["xxh128"]) == 32 for entry in manifest["inputs"])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -84,7 +84,7 @@ def test_an_index_of_other_data_is_found(tmp_path):
     write(tmp_path / "y", [[1, EOD], [3, 4, EOD]])  # as many documents and tokens
     shutil.copy(idx_path(tmp_path / "y"), idx_path(tmp_path / "x"))
     found = problems(tmp_path / "x")
-    assert len(found) == 2 and "x.idx: its sha256" in found[0]
+    assert len(found) == 2 and "x.idx: its xxh128" in found[0]
     assert "x.bin: 1 documents do not end with token 7" in found[1] and "document 0" in found[1]
     write(tmp_path / "z", [[1, EOD], [3, EOD]])
     shutil.copy(idx_path(tmp_path / "z"), idx_path(tmp_path / "x"))
@@ -133,8 +133,8 @@ def test_a_manifest_that_counts_otherwise_is_found(tmp_path):
         write_manifest(tmp_path / "x", {**whole, key: whole[key] + 1})
         (problem,) = problems(tmp_path / "x", full=False)
         assert f"{whole[key] + 1}" in problem
-    write_manifest(tmp_path / "x", {key: value for key, value in whole.items() if key != "sha256"})
-    assert "does not say sha256" in problems(tmp_path / "x")[0]
+    write_manifest(tmp_path / "x", {key: value for key, value in whole.items() if key != "xxh128"})
+    assert "does not say xxh128" in problems(tmp_path / "x")[0]
     manifest_path(tmp_path / "x").unlink()
     assert "unfinished" in problems(tmp_path / "x")[0]
 

@@ -29,6 +29,9 @@ PIPE_BYTES = 1 << 20
 
 MOST_LARGE_PIPES = 32
 
+UNDER_WAY = 6
+"""Items for each process that are read, in work or waiting to be taken, so that it is not idle while others have to wait."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -76,7 +79,7 @@ class Pool:
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._free: list[tuple[Connection, Connection]] = []
         self._threads = ThreadPoolExecutor(number)
-        self._room = threading.Semaphore(3 * number)
+        self._room = threading.Semaphore(UNDER_WAY * number)
         self._of_thread = threading.local()
 
     def start(self) -> None:
@@ -116,7 +119,7 @@ class Pool:
         return partial(self._receive, answers)
 
     def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The result of each item. Several threads may call this: in all, three items for each process are under way.
+        """The result of each item. Several threads may call this: in all, six items for each process are under way.
 
         One who has items under way never waits for room, but for their results, and makes room so.
         """

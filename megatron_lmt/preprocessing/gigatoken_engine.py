@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -26,16 +27,17 @@ def open_gigatoken(recipe: Recipe) -> tuple[Encode, KnownCharacters]:
     Raises:
         Exception: the tokenizer is of a kind that it does not know.
     """
-    definition, model = _definition_and_model(recipe.tokenizer_model)
+    definition, content, model = _definition_and_model(recipe.tokenizer_model)
     added = definition.get("added_tokens", [])
     if definition.get("normalizer") not in (None, {"type": "NFC"}):
         raise ValueError(f"its normalizer is {definition['normalizer']}; NFC and none are known to be the same")
-    end = _unused_id(added, model)
+    end = _unused_id(added, content)
     separator = {"id": end, "content": END_OF_TEXT, "special": True, "normalized": False}
     separator |= {"single_word": False, "lstrip": False, "rstrip": False}
     if not recipe.recognises_special:  # then they are text like any other
         added = [token for token in added if not token["special"]]
-    encode = _Gigatoken(orjson.dumps({**definition, "added_tokens": [*added, separator]}).removesuffix(b"}") + model, end)
+    before = orjson.dumps({**definition, "added_tokens": [*added, separator]}).removesuffix(b"}")
+    encode = _Gigatoken(b",".join([before, memoryview(content)[model:]]), end)
     nfc = definition.get("normalizer") is not None
     return encode, KnownCharacters(nfc, only_nfc=nfc and any(map(_may_come_of_nfc, added)))
 
@@ -48,11 +50,16 @@ def _may_come_of_nfc(token: dict) -> bool:
     return token["normalized"] or not token["content"].isascii() or not set("K;`").isdisjoint(token["content"])
 
 
-def _unused_id(added: list[dict], model: bytes) -> int:
+def _unused_id(added: list[dict], content: bytes) -> int:
     """Not far above all others: gigatoken reserves memory for those below, and each that is tried is sought in 10 MB."""
-    pieces = model.count(b'":')  # and some keys
-    first = max([pieces, *(1 + token["id"] for token in added)])
-    return next(number for number in count(first) if str(number).encode() not in model)
+
+    def candidates() -> Iterator[int]:
+        behind = 1 + max((token["id"] for token in added), default=0)
+        yield behind  # most tokenizers have them behind all others
+        pieces = content.count(b'":')  # and some keys
+        yield from count(max(pieces, behind))
+
+    return next(number for number in candidates() if str(number).encode() not in content)
 
 
 class _Gigatoken:
@@ -92,18 +99,18 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
-def _definition_and_model(folder: Path) -> tuple[dict, bytes]:
-    """What is in tokenizer.json but its model, and the text that is to follow, to make it whole again.
+def _definition_and_model(folder: Path) -> tuple[dict, bytes, int]:
+    """What is in tokenizer.json but its model; a text, and where in it the model stands, with its key and the end of all.
 
     Reading the 10 MB of a model as JSON takes 0.1 s; the library that writes such files puts it at their end.
     """
-    key = b'"model":'
-    before, _, model = definition_file(folder).read_bytes().partition(key)
+    content = definition_file(folder).read_bytes()
+    model = content.find(b'"model":')
     try:
-        definition = orjson.loads(before.rstrip().removesuffix(b",") + b"}")
+        definition = orjson.loads(content[: max(model, 0)].rstrip().removesuffix(b",") + b"}")
     except ValueError:
         definition = {}
     if definition.keys() >= {"added_tokens", "normalizer"}:
-        return definition, b"," + key + model
+        return definition, content, model
     definition = read_definition(folder)
-    return definition, b"," + key + orjson.dumps(definition.pop("model", None)) + b"}"
+    return definition, orjson.dumps({"model": definition.pop("model", None)}), len(b"{")

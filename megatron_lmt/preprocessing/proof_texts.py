@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from itertools import chain
+from itertools import chain, islice
 
 from megatron_lmt.preprocessing.known_characters import is_settled
 
@@ -21,13 +21,16 @@ SCRIPTS = (
 SPACES = " \t\n\r\x0b\x0c\x00\x1c\x85\u00a0\u1680\u180e\u2003\u2009\u2028\u2029\u202f\u205f\u3000\u200b\u200d\u2060\ufeff"
 """And joiners, which are no spaces, but stand where some are."""
 
+LETTERS = 1000
+"""Of one script: more than are drawn of it."""
+
 
 def proof_texts() -> list[str]:
     """Texts of every script of the 60 languages, by chance but always the same: words of one script and of several,
     digits, signs, all kinds of spaces, joiners, combining marks in any order, contractions, and what looks like a
     special token."""
     chosen = random.Random(1)
-    letters = [[chr(code) for code in range(first, last + 1) if is_settled(chr(code))] for first, last in SCRIPTS]
+    letters = [_letters(chosen, range(first, last + 1)) for first, last in SCRIPTS]
     texts = ["I'll we've IT'S he'd 'S ''s don't", "a  b   c\n\n \n d \r\n\r e\t\tf  ", "<|endoftext|> <|im_start|>x<think>"]
     texts += ["x" * 5000, "ab" * 999, " " * 3000, "\n" * 300, "1234567890" * 40, "é e\u0301 \u1100\u1161\u11a8 각", *SPACES]
     for _ in range(6):
@@ -36,7 +39,14 @@ def proof_texts() -> list[str]:
     return texts
 
 
+def _letters(chosen: random.Random, codes: range) -> list[str]:
+    some = chosen.sample(codes, min(len(codes), LETTERS))
+    return [letter for letter in map(chr, some) if is_settled(letter)]
+
+
 def _words(chosen: random.Random, letters: list[str], count: int) -> str:
     separators = [" "] * 12 + list(SPACES) + [", ", ". ", "  ", "\n\n", "-", "'s ", " 19", "%d", "<|im_end|>", "…", "!?"]
-    words = ("".join(chosen.choices(letters, k=chosen.randint(1, 9))) for _ in range(count))
-    return "".join(word + chosen.choice(separators) for word in words)
+    lengths = chosen.choices(range(1, 10), k=count)
+    drawn = iter(chosen.choices(letters, k=sum(lengths)))
+    words = ("".join(islice(drawn, length)) for length in lengths)
+    return "".join(chain.from_iterable(zip(words, chosen.choices(separators, k=count), strict=True)))

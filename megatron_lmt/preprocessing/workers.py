@@ -2,7 +2,7 @@
 
 The processes are forked while the tokenizer is still examined, and share the engine that is open by then.
 
-Memory: three chunks of text, and their tokens, for each worker.
+Memory: six chunks of text, and their tokens, for each worker.
 """
 
 from __future__ import annotations

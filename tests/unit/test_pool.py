@@ -42,14 +42,14 @@ def test_results_come_in_order_from_no_more_processes_than_asked_for():
     assert 1 <= len({process for _, process in results}) <= 3
 
 
-def test_reading_runs_ahead_by_three_items_for_each_process():
+def test_reading_runs_ahead_by_six_items_for_each_process():
     read = []
     with process_pool(2, "died") as pool:
         results = pool.in_order(slow_at_first, (read.append(item) or item for item in range(40)))
         next(results)
-        assert len(read) == 6
+        assert len(read) == 12
         next(results)
-        assert len(read) == 7
+        assert len(read) == 13
 
 
 def test_threads_share_the_room():

@@ -79,6 +79,7 @@ class Pool:
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._free: list[tuple[Connection, Connection]] = []
         self._threads = ThreadPoolExecutor(number)
+        self._waiting: deque[tuple[Future, Callable, tuple]] = deque()
         self._room = threading.Semaphore(UNDER_WAY * number)
         self._of_thread = threading.local()
 
@@ -105,12 +106,13 @@ class Pool:
         self._free.append((ask, answers))
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """
+        """Before all items that wait.
+
         Raises (when its result is asked for):
             DataError: the process died, or could not be started.
             Exception: what `function` raised, or that its result cannot be pickled.
         """
-        return self._threads.submit(self._ask, function, arguments)
+        return self._submit(self._waiting.appendleft, function, arguments)
 
     def only_call(self, function: Callable[..., Result], arguments: tuple) -> Callable[[], Result]:
         """As `submit`, for a process that has no other work, and without a thread."""
@@ -129,7 +131,7 @@ class Pool:
             while has_more or pending:
                 if has_more and self._room.acquire(blocking=not pending):
                     try:
-                        pending.append(self.submit(function, next(iterator)))
+                        pending.append(self._submit(self._waiting.append, function, (next(iterator),)))
                     except BaseException as error:  # also after the end of the pool, when others wait for this room
                         self._room.release()
                         if not isinstance(error, StopIteration):
@@ -150,8 +152,23 @@ class Pool:
         for process in self._processes:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
+        for answer, *_ in self._waiting:
+            answer.cancel()
         for process in self._processes:
             process.join()
+
+    def _submit(self, put: Callable, function: Callable, arguments: tuple) -> Future:
+        answer: Future = Future()
+        put((answer, function, arguments))
+        self._threads.submit(self._answer_next)
+        return answer
+
+    def _answer_next(self) -> None:
+        answer, function, arguments = self._waiting.popleft()
+        try:
+            answer.set_result(self._ask(function, arguments))
+        except BaseException as error:
+            answer.set_exception(error)
 
     def _ask(self, function: Callable, arguments: tuple) -> Any:
         if not hasattr(self._of_thread, "pipes"):

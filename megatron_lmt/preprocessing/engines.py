@@ -10,7 +10,7 @@ meanwhile; if the proof fails, again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -152,28 +152,16 @@ class Trial:
 def _difference(recipe: Recipe, right: Trial) -> str | None:
     """How gigatoken's ids differ from the right ones; None if they do not."""
     try:
-        wrong = next(_wrong_texts(recipe, right), None)
+        encode, are_known = open_gigatoken(recipe)
+        known = are_known(right.texts)
+        texts = list(compress(right.texts.each, known))
+        found = encode(Texts(texts)).each()
     except Exception as error:  # it says in many ways what it cannot do
         why = str(error).partition("\n")[0]  # where in its own source comes behind
         return f"it cannot be used with {recipe.tokenizer_model} ({why})"
-    return None if wrong is None else f"it gives other ids than Hugging Face's library for {wrong!r:.80}"
-
-
-def _wrong_texts(recipe: Recipe, right: Trial) -> Iterator[str]:
-    """Of which gigatoken makes other ids. It holds Python's lock while it encodes; other threads get it between parts."""
-    encode, are_known = open_gigatoken(recipe)
-    expected = right.encoded.each()
-    for part in _parts(len(expected)):
-        known = are_known(Texts(right.texts.each[part]))
-        texts = list(compress(right.texts.each[part], known))
-        for text, *ids in zip(texts, encode(Texts(texts)).each(), compress(expected[part], known), strict=True):
-            if not np.array_equal(*ids):
-                yield text
-
-
-def _parts(number: int, size: int = 50) -> Iterator[slice]:
-    for start in range(0, number, size):
-        yield slice(start, start + size)
+    expected = compress(right.encoded.each(), known)
+    wrong = [text for text, *ids in zip(texts, found, expected, strict=True) if not np.array_equal(*ids)]
+    return f"it gives other ids than Hugging Face's library for {wrong[0]!r:.80}" if wrong else None
 
 
 def engine_version(engine: str, tokenizer_type: str) -> str:

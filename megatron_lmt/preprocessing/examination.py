@@ -37,11 +37,11 @@ from megatron_lmt.preprocessing.tokenising import first_texts
 @dataclass(frozen=True)
 class Examined:
     """A run that may begin: what manifest.py says of recipe and tokenizer, the engine that is open, and what waits for the
-    end of its trial and gives the engine to use."""
+    end of its trial, by what calls a function elsewhere, and gives the engine to use."""
 
     described: dict
     engine: str
-    prove: Callable[[], str]
+    prove: Callable[[Callable], str]
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def examining(
             elif sound:
                 problems.found += resume_problems(prefix, inputs, described)
         problems.raise_if_any()
-        return Examined(described, opened, lambda: choose_engine(engine, recipe, right()) if tried else STANDARD)
+        return Examined(described, opened, lambda call: call(choose_engine, engine, recipe, right()) if tried else STANDARD)
 
     with (
         _beside(workers, describe, recipe) as description,

@@ -62,15 +62,15 @@ def preprocess(
     with (
         ThreadPoolExecutor(SOURCES_TOGETHER) as threads,
         examining(recipe, outputs, workers, max_bad_lines, resume, engine) as examined,
-        working(number, recipe.max_bytes) as work,  # left first: it ends what the threads wait for
+        working(number, recipe.max_bytes) as pool,  # left first: it ends what the threads wait for
     ):
         run = examined()
         tokenizer = run.described["tokenizer"]
         settings = Settings(recipe, run.engine, tokenizer["eod"], best_dtype(tokenizer["vocab_size"]))
         total_bytes = sum(bytes_of(given) for given in chain.from_iterable(outputs.values()))
         with progress(total_bytes, "tokenising") as bar:
-            proof = threads.submit(run.prove)
-            make = partial(make_source, Run(settings, proof, run.described, work, max_bad_lines, finished, Pace(bar)))
+            proof = threads.submit(run.prove, pool.call)
+            make = partial(make_source, Run(settings, proof, run.described, pool.work, max_bad_lines, finished, Pace(bar)))
             if number == 1:
                 wait([proof])  # an engine is for one thread
                 return list(map(make, outputs, outputs.values()))

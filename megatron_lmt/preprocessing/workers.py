@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from megatron_lmt.pool import process_pool
@@ -20,9 +21,17 @@ Work = Callable[[Settings, Iterator[Chunk]], Generator[Tokens]]
 """Makes tokens of each chunk, in their order."""
 
 
+@dataclass(frozen=True)
+class Workers:
+    """`work` makes tokens; `call` calls a function with arguments, in one of the processes as soon as it is free."""
+
+    work: Work
+    call: Callable
+
+
 @contextmanager
-def working(number: int, max_bytes: int) -> Iterator[Work]:
-    """A function that makes tokens with this many processes.
+def working(number: int, max_bytes: int) -> Iterator[Workers]:
+    """Workers that are this many processes.
 
     Args:
         number: of processes; 1 is this process alone.
@@ -31,7 +40,7 @@ def working(number: int, max_bytes: int) -> Iterator[Work]:
         DataError: a process died.
     """
     if number <= 1:
-        yield partial(_tokenise_all, map)
+        yield Workers(partial(_tokenise_all, map), lambda function, *arguments: function(*arguments))
         return
     died = (
         "a tokenising process died (out of memory?): start again with --resume, and with fewer --workers than "
@@ -39,7 +48,9 @@ def working(number: int, max_bytes: int) -> Iterator[Work]:
     )
     gc.freeze()  # so that no process looks through what it shares with this one, and copies it by that
     with process_pool(number, died) as pool:
-        yield partial(_tokenise_all, pool.in_order)
+        yield Workers(
+            partial(_tokenise_all, pool.in_order), lambda function, *arguments: pool.submit(function, *arguments).result()
+        )
 
 
 def _tokenise_all(mapping: Callable, settings: Settings, chunks: Iterator[Chunk]) -> Generator[Tokens]:

@@ -20,12 +20,13 @@ from megatron_lmt.data.indexed import bin_path
 from megatron_lmt.data.tokenizer import load_tokenizer
 from megatron_lmt.errors import ConfigError, MissingExtraError
 from megatron_lmt.languages import languages
-from megatron_lmt.preprocessing import engines, gigatoken_engine, text_files
+from megatron_lmt.preprocessing import engines, examination, gigatoken_engine, text_files
 from megatron_lmt.preprocessing.encoded import Encoded, Texts
 from megatron_lmt.preprocessing.engines import (
     AUTO,
     GIGATOKEN,
     STANDARD,
+    Trial,
     choose_engine,
     may_be_gigatoken,
     open_early,
@@ -131,7 +132,7 @@ def test_gigatoken_is_left_where_one_id_of_the_inputs_differs(recipe, tokenizer,
 
         def encode_wrongly(texts):
             encoded = encode(texts)
-            encoded.tokens[-2] += texts.each[-1:] == ["Wasser"]
+            encoded.tokens[-2] += 1
             return encoded
 
         return encode_wrongly, is_known
@@ -327,6 +328,12 @@ def test_it_is_not_for_sentencepiece(tokenizer, tmp_path):
         choose(GIGATOKEN, recipe, [])
 
 
+def find_other_ids(asked: str, recipe: Recipe, right: Trial) -> str:
+    """As `choose_engine`, in whichever process."""
+    assert asked == AUTO and len(right.texts.each) > 300
+    return STANDARD
+
+
 @needs_gigatoken
 @pytest.mark.parametrize("workers", [1, 2])
 def test_files_are_the_same_with_either(tmp_path, recipe, workers, monkeypatch):
@@ -337,7 +344,7 @@ def test_files_are_the_same_with_either(tmp_path, recipe, workers, monkeypatch):
     made = {}
     for name, engine in (("standard", STANDARD), ("gigatoken", GIGATOKEN), ("failed", AUTO)):
         if name == "failed":
-            monkeypatch.setattr(engines, "_difference", lambda recipe, right: "other ids")
+            monkeypatch.setattr(examination, "choose_engine", find_other_ids)
         (manifest,) = preprocess(recipe, {tmp_path / name: [tmp_path / "x.jsonl"]}, workers, engine=engine)
         made[name] = manifest["engine"].split()[0], bin_path(tmp_path / f"{name}_text_document").read_bytes()
     content = made["standard"][1]

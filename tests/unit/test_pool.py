@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,23 @@ def test_room_is_given_back_by_who_stops():
             next(results)
             results.close()
         assert len(list(pool.in_order(slow_at_first, range(10)))) == 10
+
+
+def note(file: Path, item: int | str) -> None:
+    time.sleep(0.5 if item == 0 else 0)
+    with open(file, "a") as notes:
+        notes.write(f"{item} ")
+
+
+def test_a_single_call_does_not_wait_for_items_that_wait(tmp_path):
+    note_it, read = partial(note, tmp_path / "notes"), []
+    with process_pool(1, "died") as pool, ThreadPoolExecutor(1) as thread:
+        items = thread.submit(list, pool.in_order(note_it, (read.append(item) or item for item in range(9))))
+        while len(read) < 6:  # the first of them in work
+            time.sleep(0.01)
+        pool.submit(note_it, "single").result()
+        items.result()
+    assert (tmp_path / "notes").read_text() == "0 single 1 2 3 4 5 6 7 8 "
 
 
 def refuse(item: int) -> None:

@@ -6,6 +6,7 @@ Next on the path: `tokenising.py` makes tokens of the texts.
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -56,8 +57,11 @@ def read_texts(recipe: Recipe, chunk: Chunk) -> tuple[list[str], list[int], list
 
     A pair that goes into another direction is in none of them.
     """
+    good = _all_at_once(recipe, chunk)
+    if good:
+        return good, list(range(len(good))), []
     records = records_of(chunk)
-    good = _all_quickly(recipe, chunk, records) or _good_texts(recipe, chunk, records)
+    good = _good_texts(recipe, chunk, records)
     if all(good):
         return good, list(range(len(good))), []
     texts, places, bad = [], [], []
@@ -74,15 +78,23 @@ def read_texts(recipe: Recipe, chunk: Chunk) -> tuple[list[str], list[int], list
     return texts, places, bad
 
 
-def _all_quickly(recipe: Recipe, chunk: Chunk, records: list[Record]) -> list[str] | None:
-    """The texts of a chunk of which every record is good, in two thirds of the time of `_good_texts`."""
+def _all_at_once(recipe: Recipe, chunk: Chunk) -> list[str] | None:
+    """The texts of a chunk of which every record is good.
+
+    Its lines are read as one list, with a number between them that no line can know: where all numbers are in their places,
+    each line is a value by itself.
+    """
     if not _has_one_key(chunk) or len(chunk.records) > recipe.max_bytes:
         return None
+    number = random.getrandbits(63)
+    lines = chunk.records.removesuffix(b"\n").replace(b"\n", b",%d," % number)
     try:
-        texts = list(map(itemgetter(*chunk.keys), map(orjson.loads, records)))
+        values = orjson.loads(b"[%b]" % lines)
+        texts = list(map(itemgetter(*chunk.keys), values[::2]))
     except (ValueError, TypeError, KeyError):
         return None
-    return None if set(map(type, texts)) != {str} or any(map(str.isspace, texts)) else texts
+    is_good = values[1::2] == [number] * (len(texts) - 1) and set(map(type, texts)) == {str}
+    return texts if is_good and all(texts) and not any(map(str.isspace, texts)) else None
 
 
 def _has_one_key(chunk: Chunk) -> bool:

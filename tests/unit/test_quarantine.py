@@ -75,6 +75,32 @@ def test_what_was_read_was_written_or_rejected(tmp_path, recipe, mixed, monkeypa
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: BAD[bad])
+def test_one_bad_line_among_good_ones_is_found(tmp_path, recipe, bad):
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([good(1), bad, good(2), b""]))
+    (manifest,) = preprocess(recipe, {tmp_path / "x": [tmp_path / "a.jsonl"]}, max_bad_lines=1)
+    (record,) = rejected(tmp_path / "x_text_document")
+    assert (record["line"], record["reason"], manifest["documents"]) == (2, BAD[bad], 2)
+
+
+IN_TWO = {
+    "list": (b'{"text": "a", "b": [{}', b'{}], "text": "b"}'),
+    "string": (b'{"text": "a}', b'{", "text": "b"}'),
+    "object": (b'{"text": "a"', b'"text": "b"}'),
+}
+
+
+@pytest.mark.parametrize("first, second", IN_TWO.values(), ids=IN_TWO)
+def test_lines_that_are_no_records_do_not_become_some_together(tmp_path, recipe, first, second):
+    """Between commas there are as many records as lines."""
+    lines = [good(1), first, second, good(2) + b"," + good(3), good(4)]
+    assert len(json.loads(b"[" + b",".join(lines) + b"]")) == len(lines)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    (manifest,) = preprocess(recipe, {tmp_path / "x": [tmp_path / "a.jsonl"]}, max_bad_lines=5)
+    assert [record["line"] for record in rejected(tmp_path / "x_text_document")] == [2, 3, 4]
+    assert manifest["documents"] == 2 and manifest["rejected"] == {"broken_json": 3}
+
+
 def test_the_same_bytes_for_any_number_of_workers(tmp_path, recipe, mixed, monkeypatch):
     monkeypatch.setattr(text_files, "CHUNK_BYTES", 50)
     contents = []

@@ -6,8 +6,8 @@
 Times are of whole processes, from their start to finished files. "steady" is the second half of all text of DIR: every
 second record of each language, when the others have been seen (engines remember words), in the time of all less that of
 the first half. The bare engine gets texts in memory and gives ids, nothing else, with as many threads as there are
-workers. "free" has no tokenizer at all. All sides write the same bytes, which is checked. With --megatron-lm its own
-tools/preprocess_data.py is measured too.
+workers; for the fast one, there is also all text four times over. "free" has no tokenizer at all. All sides write the same
+bytes, which is checked. With --megatron-lm its own tools/preprocess_data.py is measured too.
 
 Read ratios: all sides of a round run one after the other on the same machine. CPU seconds (of all processes) say more
 than seconds where other programs run beside.
@@ -35,6 +35,7 @@ from megatron_lmt.preprocessing.train_tokenizer import train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = ("one", "short", "long", "half", "all")
+AGAIN = "again"
 MEGATRON_LM = "Megatron-LM"
 
 
@@ -77,7 +78,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="a checkout of Megatron-LM; what it imports beside megatron-core, such as triton, is found by PYTHONPATH",
     )
     parser.add_argument("--repeats", type=int, default=2, help="the table shows medians (default: 2)")
-    parser.add_argument("--folder", type=Path, help="where texts and tokens are written meanwhile, about 1 GB")
+    parser.add_argument("--folder", type=Path, help="where texts and tokens are written meanwhile, about 2 GB")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="all measurements")
     arguments = parser.parse_args()
     if not (arguments.data / "mono").is_dir():
@@ -102,6 +103,10 @@ def _round(arguments: argparse.Namespace, model: Path, texts: dict[str, Path], o
                 raise DataError(f"{name}: with {engine}, ours are other bytes than the peer's")
             if name != "one":
                 sides.setdefault(f"bare, {engine}", {})[name] = _bare(arguments, model, texts[name], engine)
+    if "gigatoken" in arguments.engines:
+        sides["ours, gigatoken"][AGAIN] = _timed(_ours(arguments, model, texts[AGAIN], out, "gigatoken"))
+        sides["bare, gigatoken"][AGAIN] = _bare(arguments, model, texts[AGAIN], "gigatoken")
+        _hashes(out, "_text_document")
     for name in ("one", "short"):
         sides["peer, free"][name] = _timed([*_peer(arguments, model, texts[name], out), "--free"])
         free = _ours(arguments, model, texts[name], out, "standard")
@@ -164,23 +169,21 @@ def table(arguments: argparse.Namespace, sizes: dict[str, int], medians: dict[st
     tokens = {text: row["tokens"] for text, row in medians[f"bare, {arguments.engines[0]}"].items()}
     lines = [
         f"{arguments.workers} workers; short {sizes['short'] / 1e6:.0f} MB, long {sizes['long'] / 1e6:.0f} MB, all "
-        f"{sizes['all'] / 1e6:.0f} MB; median of {arguments.repeats}. " + machine(*packages),
+        f"{sizes['all'] / 1e6:.0f} MB, again four times that; median of {arguments.repeats}. " + machine(*packages),
         "",
-        "| s (CPU s) | one document | short | long | half | all | steady, M tokens/s | of bare engine | after the first "
-        "document, of bare engine | peak of a process, MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| s (CPU s) | one document | short | long | half | all | steady, M tokens/s | peak of a process, MB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for side in filter(medians.get, [MEGATRON_LM, "peer", *[f"ours, {engine}" for engine in arguments.engines]]):
         row = medians[side]
         cells = [f"{row[text]['s']:.1f} ({row[text]['cpu_s']:.1f}){_times(medians['peer'], row, text)}" for text in TEXTS]
-        bare = medians.get(f"bare, {side.removeprefix('ours, ') if side.startswith('ours') else 'standard'}")
-        cells += [f"{_steady(row, tokens) / 1e6:.2f}", *(_of_bare(row, bare, tokens) if bare else ("", ""))]
-        cells.append(f"{row['all']['peak_mb']:.0f}")
+        cells += [f"{_steady(row, tokens) / 1e6:.2f}", f"{row['all']['peak_mb']:.0f}"]
         lines.append(f"| {side} | {' | '.join(cells)} |")
     for engine in arguments.engines:
         bare = medians[f"bare, {engine}"]
         speeds = ", ".join(f"{name} {row['tokens'] / row['s'] / 1e6:.2f}" for name, row in bare.items())
         lines.append(f"\nBare engine, {engine}, M tokens/s: {speeds}, steady {_steady(bare, tokens) / 1e6:.2f}.")
+        lines.append(f"\nOf it, ours: {_of_bare(medians[f'ours, {engine}'], bare, tokens)}.")
     for side in ("peer, free", "ours, free"):
         seconds = medians[side]["short"]["s"] - medians[side]["one"]["s"]
         lines.append(f"\nFree tokenization, {side.split(',')[0]}: {seconds:.2f} s for the short text, start taken off.")
@@ -192,11 +195,12 @@ def _steady(row: dict, tokens: dict[str, int]) -> float:
     return (tokens["all"] - tokens["half"]) / (row["all"]["s"] - row["half"]["s"])
 
 
-def _of_bare(row: dict, bare: dict, tokens: dict[str, int]) -> tuple[str, str]:
-    """The speed as a part of the bare engine's: of the second half, and of all text without the time for one document."""
-    steady = _steady(row, tokens) / _steady(bare, tokens)
-    whole = bare["all"]["s"] / (row["all"]["s"] - row["one"]["s"])
-    return f"{steady:.2f}", f"{whole:.2f}"
+def _of_bare(row: dict, bare: dict, tokens: dict[str, int]) -> str:
+    """The speed as a part of the bare engine's: of the second half, and of whole texts without the time for one document."""
+    found = [f"steady {_steady(row, tokens) / _steady(bare, tokens):.2f}"]
+    for text in filter(row.get, ("all", AGAIN)):
+        found.append(f"{text} {bare[text]['s'] / (row[text]['s'] - row['one']['s']):.2f}")
+    return ", ".join(found)
 
 
 def _times(peer: dict, row: dict, text: str) -> str:

@@ -1,7 +1,8 @@
 """Text to measure preprocessing with: jsonl of real documents and sentence pairs in 60 languages, each record once.
 
 "short" are sentence pairs (some 60 tokens), "long" are documents and, where these are used up, pieces of aligned text of
-20 lines; "all" is both: first "half", every second record, then the others.
+20 lines; "all" is both: first "half", every second record, then the others; "again" is all four times, as a long run, in
+which most words have been seen before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FREE_TOKENS = 60
 
 
 def write_text(data: Path, folder: Path, megabytes: int) -> dict[str, Path]:
-    """Name → jsonl file: `one` record, `short` and `long` of about this size, and `all` the text there is.
+    """Name → jsonl file: `one` record, `short` and `long` of about this size, `half`, `all` and `again` of all text.
 
     Raises:
         DataError: there is less text than that.
@@ -34,6 +35,7 @@ def write_text(data: Path, folder: Path, megabytes: int) -> dict[str, Path]:
     together = whole["short"] + whole["long"]
     files["half"] = _write(folder / "half.jsonl", together[::2])
     files["all"] = _write(folder / "all.jsonl", together[::2] + together[1::2])
+    files["again"] = _write(folder / "again.jsonl", 4 * (together[::2] + together[1::2]))
     return files
 
 

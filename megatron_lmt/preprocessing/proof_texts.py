@@ -22,7 +22,7 @@ SPACES = " \t\n\r\x0b\x0c\x00\x1c\x85\u00a0\u1680\u180e\u2003\u2009\u2028\u2029\
 """And joiners, which are no spaces, but stand where some are."""
 
 LETTERS = 1000
-"""Of one script: more than are drawn of it."""
+"""At most of one script; some 1,200 are drawn of it."""
 
 
 def proof_texts() -> list[str]:

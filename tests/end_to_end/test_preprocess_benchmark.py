@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from benchmarks.preprocess import TEXTS, _bare, _hashes, _ours, _peer, _timed
+from benchmarks.preprocess import AGAIN, TEXTS, _bare, _hashes, _ours, _peer, _timed
 from benchmarks.preprocess_text import write_text
 from megatron_lmt.errors import DataError
 
@@ -23,10 +23,11 @@ def texts(tmp_path):
 
 
 def test_the_text_is_as_large_as_asked_for(tmp_path, texts):
-    assert set(texts) == set(TEXTS)
+    assert set(texts) == {*TEXTS, AGAIN}
     lines = {name: path.read_bytes().splitlines() for name, path in texts.items()}
     assert len(lines["one"]) == 1 and len(lines["all"]) == 42_000
     assert lines["all"][: len(lines["half"])] == lines["half"] and len(lines["half"]) == 21_000
+    assert lines[AGAIN] == 4 * lines["all"]
     for name in ("short", "long"):
         assert 0.99e6 < texts[name].stat().st_size < 1.01e6 and set(lines[name]) < set(lines["all"])
     assert json.loads(lines["short"][0])["text"].startswith("<en2de> water ")

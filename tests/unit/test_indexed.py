@@ -8,6 +8,7 @@ import resource
 import numpy as np
 import pytest
 
+from megatron_lmt.data import indexed_writer
 from megatron_lmt.data.indexed import (
     CONTEXT,
     LOSS,
@@ -19,7 +20,8 @@ from megatron_lmt.data.indexed import (
     read_manifest,
     write_manifest,
 )
-from megatron_lmt.data.indexed_writer import IndexedWriter
+from megatron_lmt.data.indexed_writer import IndexedWriter, TokensFile
+from megatron_lmt.data.sources import open_source
 from megatron_lmt.errors import DataError
 from megatron_lmt.runtime.device import open_device
 
@@ -206,3 +208,34 @@ def test_manifest(tmp_path):
     manifest_path(prefix).write_text("{")
     with pytest.raises(DataError, match="not JSON"):
         read_manifest(prefix)
+
+
+def test_token_files_of_an_earlier_version_are_named(tmp_path):
+    counts = write(tmp_path / "x")
+    write_manifest(tmp_path / "x", counts)
+    assert open_source("en", tmp_path / "x", None).num_documents == 4
+    write_manifest(tmp_path / "x", {key: value for key, value in counts.items() if key != "xxh128"} | {"sha256": "0" * 64})
+    with pytest.raises(DataError, match=r"source en: .*x\.manifest\.json does not say xxh128.*tools/preprocess_data\.py"):
+        open_source("en", tmp_path / "x", None)
+
+
+@pytest.mark.parametrize("then", ["written", "brought to disk"])
+def test_an_error_that_the_disk_tells_meanwhile_is_not_lost(tmp_path, monkeypatch, then):
+    """A disk tells of it once: who asks again hears that all is well."""
+    told = []
+
+    def flush(file):
+        if not told:
+            told.append(file)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(indexed_writer, "_flush_to_disk", flush)
+    monkeypatch.setattr(indexed_writer, "FLUSHED_BYTES", 1000)
+    tokens = TokensFile(tmp_path / "x.bin")
+    tokens.write(np.zeros(250, np.int32))
+    with pytest.raises(OSError, match="Input/output"):
+        if then == "written":
+            for _ in range(10_000):
+                tokens.write(np.zeros(250, np.int32))
+        tokens.flush_to_disk()
+    tokens.close()

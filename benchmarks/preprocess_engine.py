@@ -1,4 +1,7 @@
-"""The bare tokenizer engine: texts in memory in, ids out, with all cores. Prints tokens and seconds as JSON."""
+"""The bare tokenizer engine: texts in memory in, ids out, with all cores. Prints tokens and seconds as JSON.
+
+gigatoken gets 50,000 texts at once: as fast as all 200,000, and faster than 20,000.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import json
 import os
 import time
 from pathlib import Path
+
+AT_ONCE = 50_000
 
 
 def standard(folder: Path, texts: list[str]) -> tuple[int, float]:
@@ -26,9 +31,11 @@ def gigatoken(folder: Path, texts: list[str]) -> tuple[int, float]:
 
     tokenizer = Tokenizer(folder)
     tokenizer.encode_batch(texts[:1])  # which imports awkward
-    began = time.perf_counter()
-    ids = tokenizer.encode_batch(texts, parallel=True)
-    return len(ids.layout.content.data), time.perf_counter() - began
+    tokens, began = 0, time.perf_counter()
+    for start in range(0, len(texts), AT_ONCE):
+        ids = tokenizer.encode_batch(texts[start : start + AT_ONCE], parallel=True)
+        tokens += len(ids.layout.content.data)
+    return tokens, time.perf_counter() - began
 
 
 ENGINES = {"standard": standard, "gigatoken": gigatoken}

@@ -1,5 +1,6 @@
 """Bad lines set aside: every record that was read is written or kept with its reason, up to a limit."""
 
+import dataclasses
 import gzip
 import json
 import subprocess
@@ -75,12 +76,22 @@ def test_what_was_read_was_written_or_rejected(tmp_path, recipe, mixed, monkeypa
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: BAD[bad])
-def test_one_bad_line_among_good_ones_is_found(tmp_path, recipe, bad):
+ALONE = BAD | {b'{"text": ""}': "empty", b",".join([good(3), good(4), good(5)]): "broken_json"}
+
+
+@pytest.mark.parametrize("bad, reason", ALONE.items(), ids=ALONE.values())
+def test_one_bad_line_among_good_ones_is_found(tmp_path, recipe, bad, reason):
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([good(1), bad, good(2), b""]))
     (manifest,) = preprocess(recipe, {tmp_path / "x": [tmp_path / "a.jsonl"]}, max_bad_lines=1)
     (record,) = rejected(tmp_path / "x_text_document")
-    assert (record["line"], record["reason"], manifest["documents"]) == (2, BAD[bad], 2)
+    assert (record["line"], record["reason"], manifest["documents"]) == (2, reason, 2)
+
+
+def test_a_line_of_too_many_bytes_among_good_ones_is_found(tmp_path, recipe):
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([good(1), json.dumps({"text": LONG}).encode(), good(2)]))
+    recipe = dataclasses.replace(recipe, max_tokens=None, max_bytes=100)
+    (manifest,) = preprocess(recipe, {tmp_path / "x": [tmp_path / "a.jsonl"]}, max_bad_lines=1)
+    assert manifest["documents"] == 2 and manifest["rejected"] == {"too_long": 1}
 
 
 IN_TWO = {

@@ -6,8 +6,8 @@
 Times are of whole processes, from their start to finished files. "steady" is the second half of all text of DIR: every
 second record of each language, when the others have been seen (engines remember words), in the time of all less that of
 the first half. The bare engine gets texts in memory and gives ids, nothing else, with as many threads as there are
-workers; for the fast one, there is also all text four times over. "free" has no tokenizer at all. All sides write the same
-bytes, which is checked. With --megatron-lm its own tools/preprocess_data.py is measured too.
+workers. "free" has no tokenizer at all. All sides write the same bytes, which is checked. With gigatoken, all text four
+times over is measured too, without the peer, and with --megatron-lm its own tools/preprocess_data.py.
 
 Read ratios: all sides of a round run one after the other on the same machine. CPU seconds (of all processes) say more
 than seconds where other programs run beside.

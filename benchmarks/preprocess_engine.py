@@ -47,11 +47,14 @@ def main() -> None:
     parser.add_argument("--tokenizer-model", type=Path, required=True)
     parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--utf8", action="store_true", help="texts as bytes, which gigatoken takes too")
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     os.environ["RAYON_NUM_THREADS"] = str(arguments.threads)
     with open(arguments.input, encoding="utf-8", newline="\n") as lines:
         texts = [json.loads(line)["text"] for line in lines]
+    if arguments.utf8:
+        texts = [text.encode() for text in texts]
     tokens, seconds = ENGINES[arguments.engine](arguments.tokenizer_model, texts)
     print(json.dumps({"tokens": tokens, "s": seconds}))
 

@@ -33,9 +33,10 @@ def write_text(data: Path, folder: Path, megabytes: int) -> dict[str, Path]:
     files = {name: _write(folder / f"{name}.jsonl", lines, megabytes * 1_000_000) for name, lines in whole.items()}
     files["one"] = _write(folder / "one.jsonl", whole["long"][:1])
     together = whole["short"] + whole["long"]
-    files["half"] = _write(folder / "half.jsonl", together[::2])
-    files["all"] = _write(folder / "all.jsonl", together[::2] + together[1::2])
-    files["again"] = _write(folder / "again.jsonl", 4 * (together[::2] + together[1::2]))
+    half = together[::2]
+    files["half"] = _write(folder / "half.jsonl", half)
+    files["all"] = _write(folder / "all.jsonl", half + together[1::2])
+    files["again"] = _write(folder / "again.jsonl", 4 * (half + together[1::2]))
     return files
 
 

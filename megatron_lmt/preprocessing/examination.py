@@ -36,8 +36,8 @@ from megatron_lmt.preprocessing.tokenising import first_texts
 
 @dataclass(frozen=True)
 class Examined:
-    """A run that may begin: what manifest.py says of recipe and tokenizer, the engine that is open, and what waits for the
-    end of its trial, by what calls a function elsewhere, and gives the engine to use."""
+    """A run that may begin: what manifest.py says of recipe and tokenizer, and the engine that is open. `prove` waits for
+    the end of its trial and gives the engine to use; it is given what calls a function, as `Workers.call` does."""
 
     described: dict
     engine: str

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +120,14 @@ def test_processes_are_gone_when_the_work_is_given_up():
             pool.submit(sleep_long, item)
         raise KeyboardInterrupt
     assert not multiprocessing.active_children()
+
+
+def test_who_waits_for_an_answer_is_told_when_the_pool_ends():
+    with process_pool(1, "died") as pool:
+        answers = [pool.submit(sleep_long, number) for number in range(50)]
+    for answer in answers:
+        with pytest.raises((DataError, CancelledError)):
+            answer.result(timeout=10)
 
 
 def test_a_call_beside_needs_no_thread_and_its_process_ends():

@@ -97,16 +97,8 @@ def test_scancel_is_final_and_the_chained_job_goes_on_where_the_first_stopped(cl
 
 
 def test_files_ask_for_a_checkpoint_and_for_the_end(cluster, run_file):
-    job = submit(
-        cluster,
-        run_file,
-        *LONG,
-        "train.train_iters=100000",
-        "output_dir=asked",
-        "checkpoint.save_interval=50000",
-        script="sft.sh",
-        options=ONE_RANK,
-    )
+    endless = (*LONG, "train.train_iters=100000", "output_dir=asked", "checkpoint.save_interval=50000")
+    job = submit(cluster, run_file, *endless, script="sft.sh", options=ONE_RANK)
     job.wait_for_iteration(1)
     save, leave = job.output_dir / "SAVE", job.output_dir / "EXIT"
     save.touch()
@@ -117,5 +109,5 @@ def test_files_ask_for_a_checkpoint_and_for_the_end(cluster, run_file):
     leave.touch()
     assert "ended by the file EXIT after saving iteration" in job.wait_until_ended()
     assert not (job.output_dir / "DONE").exists()
-    again = submit(cluster, run_file, *LONG, "train.train_iters=100000", "output_dir=asked", options=ONE_RANK)
+    again = submit(cluster, run_file, *endless, options=ONE_RANK)
     assert "EXIT is there, so nothing is trained; remove it to go on" in again.wait_until_ended()

@@ -33,6 +33,15 @@ def test_fresh_processes_take_the_same_steps(run_file, processes, interval, save
     assert sorted(int(path.name[5:]) for path in (checked / "checkpoints").iterdir()) == saved
 
 
+def test_a_checkpoint_that_is_asked_for_in_the_middle_of_the_test_comes_after_it(run_file):
+    run_dir = run_file.parent / "asked"
+    command = (str(REPOSITORY / "tests/end_to_end/asked_to_save.py"), str(run_file), f"output_dir={run_dir}")
+    output = launch(1, *command, "train.resume_check=4", "train.train_iters=12", "checkpoint.save_interval=12")
+    assert "resume check passed: iterations 5, 6, 7 are bit-equal in a fresh process" in output
+    assert sorted(int(path.name[5:]) for path in (run_dir / "checkpoints").iterdir()) == [4, 7, 12]
+    assert not (run_dir / "SAVE").exists()
+
+
 def test_a_resume_that_loses_something_ends_the_run(run_file):
     run_dir = run_file.parent / "forgetful"
     command = (str(REPOSITORY / "tests/end_to_end/forgetful.py"), str(run_file), f"output_dir={run_dir}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,19 @@ def file_sha256(path: Path) -> str:
     return _digest_of(path, hashlib.sha256())
 
 
-def file_xxh128(path: Path) -> str:
-    """XXH3 with 128 bits, as `xxh128sum` prints it. As fast as memory is read: it finds damage, not malice."""
-    return _digest_of(path, xxhash.xxh3_128())
+def file_xxh128(path: Path, done: Callable[[int], object] | None = None) -> str:
+    """XXH3 with 128 bits, as `xxh128sum` prints it. As fast as memory is read: it finds damage, not malice.
+
+    Args:
+        done: told how many bytes more were read.
+    """
+    return _digest_of(path, xxhash.xxh3_128(), done)
 
 
-def _digest_of(path: Path, digest: Any) -> str:
+def _digest_of(path: Path, digest: Any, done: Callable[[int], object] | None = None) -> str:
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
+            if done:
+                done(len(block))
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from megatron_lmt.data.indexed import CONTEXT, LOSS, IndexedReader, bin_path, idx_path, manifest_path, read_manifest
 from megatron_lmt.data.prefixes import absent
 from megatron_lmt.errors import DataError
+from megatron_lmt.files import file_xxh128
 
 BLOCK = 1 << 20
 """Sequences, documents or tokens looked at together."""
@@ -167,12 +168,7 @@ def _first(kind: str, wrong: np.ndarray, start: int) -> Iterator[tuple[str, int]
 def _hash_problems(path: Path, expected: str, bar: tqdm) -> list[str]:
     if not path.is_file():
         return []  # named already
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(4 * BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return _digest_problems(path, digest.hexdigest(), expected)
+    return _digest_problems(path, file_xxh128(path, bar.update), expected)
 
 
 def _digest_problems(path: Path, found: str, expected: str) -> list[str]:

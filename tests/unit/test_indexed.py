@@ -7,6 +7,7 @@ import resource
 
 import numpy as np
 import pytest
+import xxhash
 
 from megatron_lmt.data import indexed_writer
 from megatron_lmt.data.indexed import (
@@ -239,3 +240,13 @@ def test_an_error_that_the_disk_tells_meanwhile_is_not_lost(tmp_path, monkeypatc
                 tokens.write(np.zeros(250, np.int32))
         tokens.flush_to_disk()
     tokens.close()
+
+
+def test_a_file_that_is_gone_on_with_is_read_for_its_hash_and_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(indexed_writer, "SILENT_SECONDS", 0)
+    (tmp_path / "x.bin").write_bytes(bytes(range(100)))
+    tokens = TokensFile(tmp_path / "x.bin", start=40)
+    tokens.write(np.arange(3, dtype=np.uint8))
+    assert tokens.xxh128() == xxhash.xxh3_128_hexdigest(bytes([*range(40), 0, 1, 2]))
+    tokens.close()
+    assert f"hash of {tmp_path / 'x.bin'}: 100 % of 43.0" in capsys.readouterr().err

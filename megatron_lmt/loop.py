@@ -125,7 +125,7 @@ class _Loop:
         for iteration in range(self.first_iteration, last + 1):
             self.attendance.enter(f"iteration {iteration}: data")
             step, stopping, saving = self._step(iteration, next(batches), requests)
-            saving = saving and not self.resume_check.forbids_saving(iteration)  # the file stays: soon
+            saving = saving and not self.resume_check.forbids_saving(iteration)  # SAVE stays, and is seen again then
             record = self.report.step(step, self.saver.take_stall_seconds())
             self._end_after_too_many_faults(step)
             for line in self.resume_check.step(record):

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.machine import machine
@@ -110,11 +111,10 @@ def _round(arguments: argparse.Namespace, model: Path, texts: dict[str, Path], o
             if name != "one":
                 sides.setdefault(f"bare, {engine}", {})[name] = _bare(arguments, model, texts[name], engine)
     if "gigatoken" in arguments.engines:
-        for side, row in _medians([_turn(arguments, model, texts, out) for _ in range(TURNS)]).items():
-            sides[side].update(row)
-        sides["ours, gigatoken"][AGAIN] = _timed(_ours(arguments, model, texts[AGAIN], out, "gigatoken"))
-        sides["bare, gigatoken"][AGAIN] = _bare(arguments, model, texts[AGAIN], "gigatoken")
-        _hashes(out, "_text_document")
+        turns = [_turn(arguments, model, texts, out, ("one", "half", "all")) for _ in range(TURNS)]
+        for found in (_medians(turns), _turn(arguments, model, texts, out, (AGAIN,))):
+            for side, row in found.items():
+                sides[side].update(row)
     for name in ("one", "short"):
         sides["peer, free"][name] = _timed([*_peer(arguments, model, texts[name], out), "--free"])
         free = _ours(arguments, model, texts[name], out, "standard")
@@ -124,10 +124,12 @@ def _round(arguments: argparse.Namespace, model: Path, texts: dict[str, Path], o
     return sides
 
 
-def _turn(arguments: argparse.Namespace, model: Path, texts: dict[str, Path], out: Path) -> dict[str, dict[str, dict]]:
-    """Ours with gigatoken and its bare engine, as `_round` has them."""
+def _turn(
+    arguments: argparse.Namespace, model: Path, texts: dict[str, Path], out: Path, names: Iterable[str]
+) -> dict[str, dict[str, dict]]:
+    """Ours with gigatoken and its bare engine with these texts, as `_round` has them."""
     ours, bare = {}, {}
-    for name in ("one", "half", "all"):
+    for name in names:
         ours[name] = _timed(_ours(arguments, model, texts[name], out, "gigatoken"))
         _hashes(out, "_text_document")
         if name != "one":

@@ -220,8 +220,8 @@ def write_parts(path: Path, parts: Iterable[bytes | array | np.ndarray]) -> tupl
 
 
 def _move_to_disk(file: BinaryIO) -> None:
-    """It also leaves the page cache: next to be written there is memory in use, a tenth faster in all than new memory, and
-    hundreds of gigabytes of tokens push out nothing else.
+    """It also leaves the page cache: what is written next takes its memory, which is faster than new memory, and hundreds of
+    gigabytes of tokens push out nothing else.
     """
     _flush_to_disk(file)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -242,6 +242,18 @@ def test_an_error_that_the_disk_tells_meanwhile_is_not_lost(tmp_path, monkeypatc
     tokens.close()
 
 
+def test_what_is_on_disk_leaves_the_page_cache(tmp_path, monkeypatch):
+    calls, flush, advise = [], os.fsync, os.posix_fadvise
+    monkeypatch.setattr(os, "fsync", lambda file: (flush(file), calls.append("on disk")))
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: (advise(*arguments), calls.append(arguments[1:])))
+    monkeypatch.setattr(indexed_writer, "FLUSHED_BYTES", 1000)
+    tokens = TokensFile(tmp_path / "x.bin")
+    tokens.write(np.arange(250, dtype=np.int32))
+    tokens.close()
+    assert calls == ["on disk", (0, 0, os.POSIX_FADV_DONTNEED)]  # before it is on disk, the advice would do nothing
+    assert np.array_equal(np.fromfile(tmp_path / "x.bin", np.int32), np.arange(250))
+
+
 def test_a_file_that_is_gone_on_with_is_read_for_its_hash_and_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(indexed_writer, "SILENT_SECONDS", 0)
     (tmp_path / "x.bin").write_bytes(bytes(range(100)))
